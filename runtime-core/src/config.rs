@@ -1,0 +1,96 @@
+//! Configuration (design D3): what an operator sets in `/etc/containerd-shim-sysbox/config.toml`.
+//!
+//! Every field has a default, documented in `deploy/config.toml`; an unknown key or a bad value is an error that names
+//! it. Image labels are never read.
+
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Id ranges handed out to pods.
+    pub ids: Ids,
+    /// Control groups.
+    pub cgroup: CgroupConfig,
+    /// Absolute paths inside that get a directory beside the layer (design D7).
+    pub data_roots: Vec<String>,
+    /// A mount whose file system cannot be ID-mapped: `warn` (files show as nobody) or `error`.
+    pub unmappable_mount: OnUnmappable,
+    /// Directory of lock files and sockets; on a tmpfs, owned by root, 0700.
+    pub state_dir: String,
+}
+
+/// `[ids]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Ids {
+    /// First host id of the pool.
+    pub first: u32,
+    /// Number of host ids in the pool.
+    pub count: u32,
+    /// Ids of one pod, at least 65536.
+    pub per_pod: u32,
+}
+
+/// `[cgroup]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CgroupConfig {
+    /// `cgroup.max.descendants` of a container's cgroup.
+    pub max_descendants: u32,
+    /// `cgroup.max.depth` of a container's cgroup.
+    pub max_depth: u32,
+}
+
+/// What to do where a mount cannot be ID-mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnUnmappable {
+    /// Mount it unmapped, its files owned by nobody, and warn.
+    Warn,
+    /// Refuse the container.
+    Error,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            ids: Ids::default(),
+            cgroup: CgroupConfig::default(),
+            data_roots: [
+                "/var/lib/docker",
+                "/var/lib/containerd",
+                "/var/lib/containers",
+                "/var/lib/buildkit",
+                "/var/lib/kubelet",
+                "/var/lib/rancher",
+                "/var/lib/k0s",
+            ]
+            .map(String::from)
+            .into(),
+            unmappable_mount: OnUnmappable::Warn,
+            state_dir: "/run/containerd-shim-sysbox".into(),
+        }
+    }
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        // Above /etc/subuid's usual ranges and the kubelet's 65536×(maxPods+1); 2^30 ids are 4096 pods.
+        Ids {
+            first: 1 << 30,
+            count: 1 << 30,
+            per_pod: 262_144,
+        }
+    }
+}
+
+impl Default for CgroupConfig {
+    fn default() -> Self {
+        CgroupConfig {
+            max_descendants: 4096,
+            max_depth: 16,
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The runtime library of `containerd-shim-sysbox-v2`: from an OCI spec to a running system container.
+//!
+//! Synchronous, without tokio and without statics. `plan` checks the spec (pure); [`Container::create`] runs the
+//! pipeline of named [`step::Step`]s; `stage` is the child side, in single-threaded processes of their own; `sys` holds
+//! the only `unsafe`.
+#![deny(unsafe_code)]
+
+pub mod cgroup;
+pub mod config;
+pub mod container;
+pub mod error;
+pub mod idmap;
+pub mod plan;
+pub mod pod;
+pub mod reap;
+pub mod step;
+
+pub use container::{Container, CreateRequest, Exec, ExecRequest, RootfsMount, Stdio, cleanup};
+pub use error::{Error, Result, Warning};

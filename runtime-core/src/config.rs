@@ -2,8 +2,18 @@
 //!
 //! Every field has a default, documented in `deploy/config.toml`; an unknown key or a bad value is an error that names
 //! it. Image labels are never read.
+//!
+//! The file is overridden key by key by runtime options, and they by the annotations of a container that the file allows:
+//! [`Config::load`], [`Config::override_with`], [`Config::with_annotations`].
+
+pub mod annotations;
+mod load;
+mod validate;
 
 use serde::{Deserialize, Serialize};
+
+/// Where the file is looked for unless runtime options name another.
+pub const DEFAULT_PATH: &str = "/etc/containerd-shim-sysbox/config.toml";
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,11 +29,18 @@ pub struct Config {
     pub unmappable_mount: OnUnmappable,
     /// Directory of lock files and sockets; on a tmpfs, owned by root, 0700.
     pub state_dir: String,
+    /// Annotations that are honoured, by full name (`io.containerd.sysbox.cgroup.max-depth`).
+    pub annotations: Vec<String>,
 }
 
 /// `[ids]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a section [ids]"
+)]
 pub struct Ids {
     /// First host id of the pool.
     pub first: u32,
@@ -35,7 +52,12 @@ pub struct Ids {
 
 /// `[cgroup]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a section [cgroup]"
+)]
 pub struct CgroupConfig {
     /// `cgroup.max.descendants` of a container's cgroup.
     pub max_descendants: u32,
@@ -71,6 +93,7 @@ impl Default for Config {
             .into(),
             unmappable_mount: OnUnmappable::Warn,
             state_dir: "/run/containerd-shim-sysbox".into(),
+            annotations: Vec::new(),
         }
     }
 }

@@ -1,1 +1,20 @@
+//! What the integration tests, the demo and the benches share.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`host`] | what this machine must have, and how to say what it lacks |
+//! | [`cache`] | artefacts built once, atomically, outside the tree |
+//! | [`debian`] | root file systems from Debian packages |
+//! | [`image`] | OCI images made of those, without a registry |
+//! | [`node`] | a real containerd in private namespaces |
+//! | [`process`] | commands with a deadline |
+//!
+//! Nothing here changes the host outside the cache directory, one cgroup per running node and the packages that
+//! [`host::require_packages`] announces.
 
+pub mod cache;
+pub mod debian;
+pub mod host;
+pub mod image;
+pub mod node;
+pub mod process;

@@ -1,0 +1,146 @@
+//! What may differ between nodes, and how one is started.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Launch, Node, launch};
+use crate::debian::{self, Release};
+use crate::{cache, host};
+
+/// Choices for a node that is about to start.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    release: Release,
+    shim: Option<PathBuf>,
+    cri: bool,
+}
+
+impl Builder {
+    pub(super) fn new(release: Release) -> Self {
+        Self {
+            release,
+            shim: None,
+            cri: false,
+        }
+    }
+
+    /// Installs this file as the shim under test instead of the one of [`host::shim`].
+    #[must_use]
+    pub fn shim(mut self, path: impl Into<PathBuf>) -> Self {
+        self.shim = Some(path.into());
+        self
+    }
+
+    /// Leaves containerd's CRI plugins on. They are off by default: a start without them is faster.
+    #[must_use]
+    pub fn cri(mut self, on: bool) -> Self {
+        self.cri = on;
+        self
+    }
+
+    /// Starts the node and its containerd.
+    ///
+    /// Without a shim to test the node comes up all the same: containers of other runtimes run.
+    ///
+    /// # Errors
+    /// If this machine cannot run nodes, the root cannot be built, or the node does not come up.
+    pub fn start(self) -> Result<Node> {
+        if let Some(obstacle) = host::obstacle() {
+            bail!("{obstacle}");
+        }
+        let root = debian::node_root(self.release)?;
+        let runs = cache::root()?.join("run");
+        fs::create_dir_all(&runs).with_context(|| format!("create {}", runs.display()))?;
+        launch::sweep(&runs);
+
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "{}-{}-{}",
+            self.release.suite(),
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let state = runs.join(&name);
+        fs::create_dir(&state).with_context(|| format!("create {}", state.display()))?;
+        for dir in ["upper", "work", "root", "cgroup", "containerd", "srv"] {
+            fs::create_dir(state.join(dir))
+                .with_context(|| format!("create {dir} in {}", state.display()))?;
+        }
+        let shim = match self.shim {
+            Some(path) => Some(
+                path.canonicalize()
+                    .with_context(|| format!("shim {}", path.display()))?,
+            ),
+            None => host::shim().ok(),
+        };
+        self_contained(&state.join("upper"), shim.as_deref(), self.cri)?;
+
+        let launch = Launch {
+            name: name.clone(),
+            lower: root,
+            state: state.clone(),
+        };
+        let init = host::sibling("node-init")?;
+        let log = fs::File::create(state.join("node.log")).context("create the node's log")?;
+        let mut supervisor = Command::new(&init)
+            .arg("supervise")
+            .arg(serde_json::to_string(&launch)?)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .context("start node-init")?;
+        let pid = supervisor.stdout.take().and_then(|pipe| {
+            let mut line = String::new();
+            BufReader::new(pipe).read_line(&mut line).ok()?;
+            line.trim().parse().ok()
+        });
+        let Some(pid) = pid else {
+            let log = fs::read_to_string(state.join("node.log")).unwrap_or_default();
+            drop(supervisor.wait());
+            bail!("node {name} did not come up:\n{log}");
+        };
+        let node = Node {
+            release: self.release,
+            name,
+            init,
+            pid,
+            state,
+            supervisor,
+            containerd: Mutex::new(None),
+        };
+        node.start_containerd()?;
+        Ok(node)
+    }
+}
+
+/// Lays what this node has over the shared root: the shim under test and containerd's configuration.
+fn self_contained(upper: &Path, shim: Option<&Path>, cri: bool) -> Result<()> {
+    let bin = upper.join("usr/local/bin");
+    fs::create_dir_all(&bin)?;
+    if let Some(shim) = shim {
+        let target = bin.join("containerd-shim-sysbox-v2");
+        fs::copy(shim, &target)
+            .with_context(|| format!("copy {} into the node", shim.display()))?;
+    }
+    let off = if cri {
+        ""
+    } else {
+        r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#
+    };
+    let etc = upper.join("etc/containerd");
+    fs::create_dir_all(&etc)?;
+    fs::write(
+        etc.join("config.toml"),
+        format!("version = 2\ndisabled_plugins = [{off}]\n"),
+    )
+    .context("write containerd's configuration")
+}

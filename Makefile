@@ -1,29 +1,30 @@
 # Each target is one command; what runs here is what CI runs.
-CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/containerd-shim-sysbox
-TARGET := $(or $(CARGO_TARGET_DIR),target)
-ARCH := $(shell uname -m)
-export SHIM := $(abspath $(TARGET))/$(ARCH)-unknown-linux-gnu/release/containerd-shim-sysbox-v2
-export CACHE
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+export SYSBOX_SHIM := $(TARGET)/$(shell uname -m)-unknown-linux-gnu/release/containerd-shim-sysbox-v2
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-build: deps ## the static release binary, its path as the last line
-	cargo build --release --bin containerd-shim-sysbox-v2
-	.ci/static $(SHIM)
+build: deps ## the static release binary; its path is the last line
+	cargo build --locked --release --bin containerd-shim-sysbox-v2
+	.ci/static $(SYSBOX_SHIM)
 
-demo: setup build ## a system container with systemd and Docker on a real containerd
-	cargo run -q --release -p integration --bin demo
+demo: setup build ## a system container with systemd and Docker on a real containerd (root)
+	cargo run -q --locked -p integration --bin demo
 
-test: check integration fuzz ## all tiers: check, integration (root), fuzz (FUZZ_SECONDS=60 each)
+test: check integration fuzz ## all tiers: check, integration (root), fuzz
 
 check: deps fmt clippy unit deny ## no root, under two minutes warm
 
-bench: setup build ## ours against runc's shim and crun: target/bench/summary.json
-	cargo run -q --release -p integration --bin bench
+bench: setup build ## ours against runc's shim and crun, to target/bench/summary.json (root)
+	cargo build -q --locked --release -p integration --bins
+	cargo run -q --locked --release -p integration --bin bench
 
 fuzz: deps ## every fuzz target for FUZZ_SECONDS (60)
 	.ci/fuzz
+
+install: build ## the binary and its configuration on this host, below DESTDIR (root)
+	deploy/install.sh install --binary $(SYSBOX_SHIM)
 
 fmt:
 	cargo fmt --all --check
@@ -41,13 +42,10 @@ integration: setup build
 	cargo test --locked --no-fail-fast -p integration
 
 setup: deps
-	integration/setup.sh
-	cargo run -q --release -p integration --bin setup
+	cargo build -q --locked -p integration --bins
+	cargo run -q --locked -p integration --bin setup
 
 deps:
-	@integration/setup.sh --build
+	@integration/setup.sh
 
-install: build ## binary and configuration on this host (DESTDIR, see deploy/install.sh)
-	deploy/install.sh install $(SHIM)
-
-.PHONY: help build demo test check bench fuzz fmt clippy unit deny integration setup deps install
+.PHONY: help build demo test check bench fuzz install fmt clippy unit deny integration setup deps

@@ -14,6 +14,8 @@ pub mod plan;
 pub mod pod;
 pub mod reap;
 pub mod step;
+#[expect(unsafe_code, reason = "system calls that no kept crate offers")]
+mod sys;
 
 pub use container::{Container, CreateRequest, Exec, ExecRequest, RootfsMount, Stdio, cleanup};
 pub use error::{Error, Result, Warning};

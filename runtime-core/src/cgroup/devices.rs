@@ -1,0 +1,136 @@
+//! The device policy: rules compiled to an eBPF program of type BPF_PROG_TYPE_CGROUP_DEVICE, attached to the container's
+//! directory (bpf(2), Documentation/admin-guide/cgroup-v2.rst "Device controller").
+//!
+//! It is attached from outside with BPF_F_ALLOW_MULTI: whatever the container attaches below can only take away.
+
+use std::os::fd::AsFd;
+
+use super::Cgroup;
+use super::limits::DeviceRule;
+use crate::error::{Error, OsContext, Result};
+use crate::sys::bpf::{self, Instruction};
+
+/// Bits of `access_type >> 16` (BPF_DEVCG_ACC_* of linux/bpf.h), by the runtime spec's letters.
+const ACCESS: [(char, i32); 3] = [('m', 1), ('r', 2), ('w', 4)];
+/// Types in the low half of `access_type` (BPF_DEVCG_DEV_*).
+const BLOCK: i32 = 1;
+const CHAR: i32 = 2;
+
+impl Cgroup {
+    /// Puts the policy in force, in the place of the one set before, without a gap. Later rules win, and what no rule
+    /// speaks of is denied.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where this host cannot attach a program: a container whose policy is not in force is
+    /// refused, because device nodes of its image would be open to it. [`Error::Invalid`] for more rules than the kernel
+    /// takes.
+    pub fn set_devices(&self, rules: &[DeviceRule]) -> Result<()> {
+        let program = compile(rules)?;
+        let program = bpf::load_device_program(&program).map_err(|source| match source {
+            error if bpf::is_unsupported(error) => Error::Unsupported {
+                feature: "the device policy (linux.resources.devices)".into(),
+                needs: format!(
+                    "CONFIG_CGROUP_BPF, CAP_BPF and no lockdown of bpf(2) ({})",
+                    std::io::Error::from(error)
+                ),
+            },
+            source => Error::Os {
+                op: "load device program for",
+                target: self.path.display().to_string(),
+                source: source.into(),
+            },
+        })?;
+        let mut current = self
+            .devices
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        bpf::attach_device_program(
+            self.dir.as_fd(),
+            program.as_fd(),
+            current.as_ref().map(AsFd::as_fd),
+        )
+        .os("attach device program to", self.path.display())?;
+        *current = Some(program);
+        Ok(())
+    }
+}
+
+/// The program: R2 type, R3 major, R4 minor, R5 those requested accesses that no rule has decided yet. Rules run from the
+/// last; a matching one decides the accesses it names. A denied access denies the request; it is allowed once nothing is
+/// undecided. So `deny w` after `allow rwm` denies opening for both reading and writing.
+fn compile(rules: &[DeviceRule]) -> Result<Vec<Instruction>> {
+    use bpf::Register::{R0, R1, R2, R3, R4, R5};
+    // struct bpf_cgroup_dev_ctx { u32 access_type, major, minor; }
+    let mut code = vec![
+        Instruction::load_word(R2, R1, 0),
+        Instruction::load_word(R3, R1, 4),
+        Instruction::load_word(R4, R1, 8),
+        Instruction::mov(R5, R2),
+        Instruction::shift_right(R5, 16),
+        Instruction::and(R2, 0xffff),
+    ];
+    for (index, rule) in rules.iter().enumerate().rev() {
+        let kind = match rule.kind {
+            'a' => None,
+            'b' => Some(BLOCK),
+            'c' => Some(CHAR),
+            other => return Err(invalid(index, "type", other)),
+        };
+        let mut access = 0;
+        for letter in rule.access.chars() {
+            match ACCESS.iter().find(|(known, _)| *known == letter) {
+                Some((_, bit)) => access |= bit,
+                None => return Err(invalid(index, "access", &rule.access)),
+            }
+        }
+        let matches = [
+            (R2, kind),
+            (R3, rule.major.map(u32::cast_signed)),
+            (R4, rule.minor.map(u32::cast_signed)),
+        ];
+        let body = if rule.allow {
+            vec![
+                Instruction::and(R5, !access),
+                Instruction::jump_if_not_equal(R5, 0, 2),
+                Instruction::set(R0, 1),
+                Instruction::exit(),
+            ]
+        } else {
+            vec![
+                Instruction::mov(R1, R5),
+                Instruction::and(R1, access),
+                Instruction::jump_if_equal(R1, 0, 2),
+                Instruction::set(R0, 0),
+                Instruction::exit(),
+            ]
+        };
+        let compared: Vec<_> = matches
+            .into_iter()
+            .filter_map(|(register, wanted)| Some((register, wanted?)))
+            .collect();
+        for (position, (register, wanted)) in compared.iter().enumerate() {
+            let over = compared.len() - position - 1 + body.len();
+            let over = i16::try_from(over).unwrap_or(i16::MAX);
+            code.push(Instruction::jump_if_not_equal(*register, *wanted, over));
+        }
+        code.extend(body);
+        // The verifier refuses programs beyond a million instructions; this many rules are a mistake long before.
+        if code.len() > 65_536 {
+            return Err(Error::invalid(
+                "linux.resources.devices",
+                format!("{} rules", rules.len()),
+                "the kernel does not take that many; name devices by wildcard",
+            ));
+        }
+    }
+    code.extend([Instruction::set(R0, 0), Instruction::exit()]);
+    Ok(code)
+}
+
+fn invalid(index: usize, key: &str, value: impl ToString) -> Error {
+    Error::invalid(
+        format!("linux.resources.devices[{index}].{key}"),
+        value,
+        "the type is one of a, b, c; the access is made of r, w, m",
+    )
+}

@@ -12,6 +12,7 @@ pub mod error;
 pub mod idmap;
 pub mod plan;
 pub mod pod;
+pub mod ranges;
 pub mod reap;
 pub mod step;
 #[expect(unsafe_code, reason = "system calls that no kept crate offers")]

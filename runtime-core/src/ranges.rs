@@ -1,0 +1,331 @@
+//! Exclusive ranges of host ids for pods (design D4).
+//!
+//! A range is a lock file `<state dir>/ranges/<first id>`, held by flock(2): whoever holds it has the range, and a crash
+//! frees it. The file records who has it and the cgroups of its containers, so that a range whose shim was killed but
+//! whose containers still run is not handed out again. Files of free ranges are removed.
+
+use std::collections::BTreeSet;
+use std::fs::DirBuilder;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{Read, Seek, Write};
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, ftruncate, openat, unlinkat,
+};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{Cgroup, Hierarchy};
+use crate::config::Ids;
+use crate::error::{Error, OsContext, Result};
+
+/// Files whose ranges belong to the host's users (subuid(5), subgid(5)).
+const SUBIDS: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+/// The kubelet gives pod n the ids from 65536×n (pkg/kubelet/userns), n ≤ its maxPods: 110 by default, and no distribution
+/// goes beyond this.
+const KUBELET: RangeInclusive<u64> = 65_536..=65_536 * (1024 + 1) - 1;
+/// Smallest range: what images and systemd take for granted.
+const MIN_IDS: u32 = 65_536;
+
+/// The ranges that this host may hand out.
+#[derive(Debug)]
+pub struct Pool {
+    ids: Ids,
+    dir: Directory,
+    reserved: Vec<RangeInclusive<u64>>,
+}
+
+/// A range that is ours until this value is dropped.
+#[derive(Debug)]
+pub struct Range {
+    /// First host id.
+    pub first: u32,
+    /// Number of ids.
+    pub count: u32,
+    file: LockFile,
+}
+
+/// Who has a range.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Id of the pod: its sandbox, or the only container.
+    pub pod: String,
+    /// cgroups of its containers, relative to the root of the hierarchy ([`Cgroup::relative`]).
+    pub cgroups: BTreeSet<String>,
+}
+
+/// `<state dir>/ranges`
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+/// A lock file that we hold.
+#[derive(Debug)]
+struct LockFile {
+    dir: OwnedFd,
+    path: PathBuf,
+    name: String,
+    file: std::fs::File,
+}
+
+impl Pool {
+    /// The pool that the configuration describes, less what `/etc/subuid`, `/etc/subgid` and the kubelet use. Makes
+    /// `state_dir` if need be.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a pool without room for one range, and for a state directory that others can enter.
+    pub fn new(ids: &Ids, state_dir: &Path) -> Result<Pool> {
+        let mut reserved = vec![KUBELET];
+        for path in SUBIDS {
+            match std::fs::read(path) {
+                Ok(text) => reserved.extend(subids(&String::from_utf8_lossy(&text))),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).os("read", path),
+            }
+        }
+        Pool::without(ids, state_dir, reserved)
+    }
+
+    fn without(ids: &Ids, state_dir: &Path, reserved: Vec<RangeInclusive<u64>>) -> Result<Pool> {
+        if ids.per_pod < MIN_IDS {
+            return Err(Error::invalid(
+                "ids.per-pod",
+                ids.per_pod,
+                "give at least 65536",
+            ));
+        }
+        // 2^32 - 1 is no id: it means "leave as it is" to chown(2).
+        if u64::from(ids.first) + u64::from(ids.count) > u64::from(u32::MAX) {
+            return Err(Error::invalid(
+                "ids.count",
+                ids.count,
+                format!("first + count must not exceed {}", u32::MAX),
+            ));
+        }
+        let pool = Pool {
+            ids: ids.clone(),
+            dir: Directory::make(state_dir)?,
+            reserved,
+        };
+        if !(0..pool.slots()).any(|slot| pool.range_of(slot).is_some()) {
+            return Err(Error::invalid(
+                "ids",
+                format!("first {} count {}", ids.first, ids.count),
+                format!(
+                    "leave room for {} ids beside those of /etc/subuid, /etc/subgid and the kubelet (65536 to {})",
+                    ids.per_pod,
+                    KUBELET.end()
+                ),
+            ));
+        }
+        Ok(pool)
+    }
+
+    /// Takes a range that nobody has. Ranges are tried from a random one on: with many in use it takes few tries, and a
+    /// range is not soon handed out again, in case that something of its last owner lies about.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the pool when all are in use.
+    pub fn allocate(&self) -> Result<Range> {
+        let slots = self.slots();
+        let start = RandomState::new().hash_one(0u8) % u64::from(slots.max(1));
+        for step in 0..u64::from(slots) {
+            let slot = u32::try_from((start + step) % u64::from(slots)).unwrap_or_default();
+            let Some(first) = self.range_of(slot) else {
+                continue;
+            };
+            if let Some(file) = self.dir.lock(first)? {
+                // Whatever it held is over: this lock is the proof.
+                return Ok(Range {
+                    first,
+                    count: self.ids.per_pod,
+                    file,
+                });
+            }
+        }
+        Err(Error::invalid(
+            "ids.count",
+            self.ids.count,
+            format!(
+                "every range of {} ids from {} on is in use: delete containers or make the pool larger",
+                self.ids.per_pod, self.ids.first
+            ),
+        ))
+    }
+
+    fn slots(&self) -> u32 {
+        self.ids.count / self.ids.per_pod
+    }
+
+    /// First id of a slot, unless somebody else uses one of its ids.
+    fn range_of(&self, slot: u32) -> Option<u32> {
+        let first = self.ids.first + slot * self.ids.per_pod;
+        let ids = u64::from(first)..=u64::from(first) + u64::from(self.ids.per_pod) - 1;
+        let overlaps =
+            |other: &RangeInclusive<u64>| ids.start() <= other.end() && other.start() <= ids.end();
+        (!self.reserved.iter().any(overlaps)).then_some(first)
+    }
+}
+
+impl Range {
+    /// Records who has the range; again whenever a container joins or leaves the pod, before its first process runs.
+    pub fn record(&self, owner: &Owner) -> Result<()> {
+        self.file.write(owner)
+    }
+}
+
+/// Frees the range from `first` on that a dead shim has left, unless a process of its containers still lives. Free or
+/// somebody else's by now: nothing to do.
+pub fn reclaim(state_dir: &Path, first: u32) -> Result<()> {
+    // Dropping the lock removes the file.
+    Directory::make(state_dir)?.lock(first).map(drop)
+}
+
+impl Directory {
+    fn make(state_dir: &Path) -> Result<Directory> {
+        private_directory(state_dir)?;
+        let path = state_dir.join("ranges");
+        let fd = private_directory(&path)?;
+        Ok(Directory { path, fd })
+    }
+
+    /// Locks the file of the range from `first` on; `None` while somebody has it or a process of its last owner lives.
+    fn lock(&self, first: u32) -> Result<Option<LockFile>> {
+        let name = first.to_string();
+        let path = self.path.join(&name);
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let mode = Mode::from_raw_mode(0o600);
+            let file = openat(&self.fd, &*name, flags, mode).os("open", path.display())?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error).os("flock", path.display()),
+            }
+            // Its last owner may have removed it between our open and our lock.
+            if fstat(&file).os("fstat", path.display())?.st_nlink == 0 {
+                continue;
+            }
+            let file = LockFile {
+                dir: self.fd.try_clone().os("dup", self.path.display())?,
+                path,
+                name,
+                file: file.into(),
+            };
+            return Ok(file.is_abandoned().then_some(file));
+        }
+    }
+}
+
+impl LockFile {
+    /// Whether no process of the recorded owner lives. What cannot be told counts as living.
+    fn is_abandoned(&self) -> bool {
+        match self.read() {
+            Ok(None) => true,
+            Ok(Some(owner)) if owner.cgroups.is_empty() => true,
+            Ok(Some(owner)) => Hierarchy::find().is_ok_and(|hierarchy| {
+                owner
+                    .cgroups
+                    .iter()
+                    .all(|cgroup| is_empty(&hierarchy, cgroup))
+            }),
+            Err(_) => false,
+        }
+    }
+
+    /// The record; `None` where there is none yet.
+    fn read(&self) -> Result<Option<Owner>> {
+        let mut text = String::new();
+        let mut file = &self.file;
+        file.rewind()
+            .and_then(|()| file.read_to_string(&mut text))
+            .os("read", self.path.display())?;
+        match text.lines().next() {
+            None => Ok(None),
+            Some(line) => serde_json::from_str(line)
+                .map(Some)
+                .map_err(std::io::Error::from)
+                .os("read", self.path.display()),
+        }
+    }
+
+    /// The record is the first line and written before the file is cut to its length, so that being killed at any moment
+    /// leaves a whole one.
+    fn write(&self, owner: &Owner) -> Result<()> {
+        let mut line = serde_json::to_vec(owner)
+            .map_err(std::io::Error::from)
+            .os("encode", self.path.display())?;
+        line.push(b'\n');
+        let mut file = &self.file;
+        file.rewind()
+            .and_then(|()| file.write_all(&line))
+            .os("write", self.path.display())?;
+        ftruncate(&self.file, line.len() as u64).os("truncate", self.path.display())
+    }
+}
+
+impl Drop for LockFile {
+    /// Removes the file while it is still locked, unless a process of the recorded owner lives: then the record is what
+    /// keeps others away.
+    fn drop(&mut self) {
+        if !self.is_abandoned() {
+            return;
+        }
+        if let Err(error) = unlinkat(&self.dir, &*self.name, AtFlags::empty()) {
+            tracing::warn!(path = %self.path.display(), %error, "left a range's lock file behind");
+        }
+    }
+}
+
+/// Whether no process lives in `cgroup`, or there is no such cgroup.
+fn is_empty(hierarchy: &Hierarchy, cgroup: &str) -> bool {
+    match Cgroup::open(hierarchy, cgroup) {
+        Ok(cgroup) => cgroup.populated().is_ok_and(|populated| !populated),
+        Err(error) => matches!(error, Error::NotFound(_)),
+    }
+}
+
+/// Makes and opens a directory that only we can enter.
+///
+/// # Errors
+/// [`Error::Invalid`] where somebody else owns it or may enter it.
+fn private_directory(path: &Path) -> Result<OwnedFd> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .os("mkdir", path.display())?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = openat(CWD, path, flags, Mode::empty()).os("open", path.display())?;
+    let stat = fstat(&fd).os("fstat", path.display())?;
+    let us = rustix::process::geteuid().as_raw();
+    if stat.st_uid != us || stat.st_mode & 0o077 != 0 {
+        return Err(Error::invalid(
+            "state-dir",
+            format!(
+                "{} (owner {}, mode {:04o})",
+                path.display(),
+                stat.st_uid,
+                stat.st_mode & 0o7777
+            ),
+            format!("must belong to uid {us} with mode 0700: chown and chmod it, or name another"),
+        ));
+    }
+    Ok(fd)
+}
+
+/// The ranges of a subuid(5) text; lines that are none (comments, blanks) are ignored as shadow does.
+fn subids(text: &str) -> impl Iterator<Item = RangeInclusive<u64>> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.trim().split(':').skip(1);
+        let first: u64 = fields.next()?.parse().ok()?;
+        let count: u64 = fields.next()?.parse().ok()?;
+        (count > 0).then(|| first..=first.saturating_add(count - 1))
+    })
+}

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod config;
 pub mod container;
 pub mod error;
+pub mod hooks;
 pub mod idmap;
 pub mod plan;
 pub mod pod;

@@ -6,6 +6,7 @@
 //! enable controllers for them. `cgroup.max.descendants` and `cgroup.max.depth` cap what it makes.
 
 mod apply;
+mod device_rules;
 mod devices;
 mod events;
 mod file;

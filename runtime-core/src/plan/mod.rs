@@ -1,15 +1,44 @@
 //! The plan: the OCI spec checked once, in pure code. Nothing after this module reads the spec.
 //!
 //! Every field of the runtime spec is either done (it ends in a [`Plan`]) or refused by its name
-//! ([`crate::error::Error::Invalid`]). What is done differently from what was asked is a [`Warning`].
+//! ([`crate::error::Error::Invalid`]). What is done differently from what was asked is a [`Warning`]. Properties that the
+//! runtime spec does not define are ignored, as it demands ("Extensibility").
+
+mod capabilities;
+mod cgroup_path;
+mod devices;
+mod environment;
+mod hooks;
+mod idmap;
+mod masks;
+mod mounts;
+mod namespaces;
+mod options;
+mod process;
+mod sysctl;
+mod text;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::limits::Limits;
-use crate::error::Warning;
+use crate::config::Config;
+use crate::error::{Error, Result, Warning};
 use crate::idmap::IdMap;
+use environment::Sysbox;
+use namespaces::TimeOffsets;
+
+pub use capabilities::Capabilities;
+pub use devices::{DeviceKind, DeviceNode};
+pub use hooks::{Hook, Hooks};
+pub use mounts::{Base, Mount, MountKind};
+pub use namespaces::{Namespaces, NsSource};
+pub use options::{FsOption, Propagation, attr};
+pub use process::{Process, ProcessContext, Rlimit, SeccompProgram, plan_process};
+pub use sysctl::sysctl_path;
 
 /// What one container is to be. Sent to the stage as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,7 +63,7 @@ pub struct Plan {
     pub masked_paths: Vec<String>,
     /// `linux.readonlyPaths`, less what system containers need.
     pub readonly_paths: Vec<String>,
-    /// `linux.sysctl`: namespaced ones only, keys with dots as given.
+    /// `linux.sysctl`: namespaced ones only, keys as given; [`sysctl_path`] makes them paths.
     pub sysctl: BTreeMap<String, String>,
     /// cgroup directory of the container relative to the root of the unified hierarchy (`system.slice/x.scope`).
     pub cgroup_path: String,
@@ -50,40 +79,12 @@ pub struct Plan {
     pub hooks: Hooks,
     /// Absolute paths inside that get a directory beside the layer (design D7), less those a user's mount covers.
     pub data_roots: Vec<String>,
-    /// Absolute bind sources whose ids are not to be shifted (`SYSBOX_SKIP_UID_SHIFT`).
-    pub skip_uid_shift: Vec<String>,
+    /// `SYSBOX_HONOR_CAPS=TRUE`: exec'd processes, too, have the capabilities of their spec.
+    pub honor_caps: bool,
     /// `annotations`, for hooks' state.
     pub annotations: BTreeMap<String, String>,
     /// Downgrades known already.
     pub warnings: Vec<Warning>,
-}
-
-/// Source of a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NsSource {
-    /// A new one.
-    New,
-    /// Join the one at this host path.
-    Join(String),
-}
-
-/// All namespaces but mount, which is always new.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Namespaces {
-    /// User.
-    pub user: NsSource,
-    /// Process ids.
-    pub pid: NsSource,
-    /// Network.
-    pub net: NsSource,
-    /// System V IPC and POSIX message queues.
-    pub ipc: NsSource,
-    /// Host name.
-    pub uts: NsSource,
-    /// Control groups.
-    pub cgroup: NsSource,
-    /// Clocks.
-    pub time: NsSource,
 }
 
 /// The root file system's properties.
@@ -93,233 +94,316 @@ pub struct Rootfs {
     pub path: String,
     /// `root.readonly`.
     pub readonly: bool,
-    /// `linux.rootfsPropagation`; the default is shared.
+    /// `linux.rootfsPropagation`; the default is shared. `slave` is shared too: the runtime makes the mount itself, so
+    /// it has no master on the host, and inner engines need peers.
     pub propagation: Propagation,
 }
 
-/// Propagation type of a mount (mount_namespaces(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Propagation {
-    /// `private`
-    Private,
-    /// `slave`
-    Slave,
-    /// `shared`
-    Shared,
-    /// `unbindable`
-    Unbindable,
+/// What a plan is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanInput<'a> {
+    /// config.json.
+    pub spec: &'a oci::Spec,
+    /// Absolute path of the bundle, from which relative paths are taken.
+    pub bundle: &'a Path,
+    /// Container id.
+    pub id: &'a str,
+    /// containerd namespace.
+    pub namespace: &'a str,
+    /// The configuration that holds for this container.
+    pub config: &'a Config,
+    /// Overrides `process.terminal` (the request's `terminal`).
+    pub terminal: Option<bool>,
+    /// Last capability of the kernel (/proc/sys/kernel/cap_last_cap).
+    pub last_cap: u8,
 }
 
-/// Mounts that every container has, with what the spec may say of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Base {
-    /// tmpfs options of `/dev/shm` (`size=64m`), or `None` where the spec binds something there.
-    pub shm: Option<Vec<FsOption>>,
-    /// Whether `/sys` was asked read-only *and* honoured. Always false for now: system containers have it writable.
-    pub sys_readonly: bool,
-    /// Whether `/sys/fs/cgroup` is read-only. Always false for now.
-    pub cgroup_readonly: bool,
+/// Longest host or domain name (__NEW_UTS_LEN, linux/utsname.h).
+const UTS_LEN: usize = 64;
+
+/// Most annotations.
+const MAX_ANNOTATIONS: usize = 10_000;
+
+impl Plan {
+    /// Checks the spec.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the first field that is malformed or that asks for what a system container cannot be.
+    pub fn new(input: PlanInput<'_>) -> Result<Plan> {
+        let spec = input.spec;
+        refuse_foreign(spec)?;
+        let linux = spec.linux().as_ref().ok_or_else(|| {
+            Error::invalid("linux", "none", "add the section; it lists the namespaces")
+        })?;
+        let given_process = spec.process().as_ref().ok_or_else(|| {
+            Error::invalid(
+                "process",
+                "none",
+                "add the section; it names the program to run",
+            )
+        })?;
+        refuse_unsupported(linux)?;
+
+        let mut warnings = Vec::new();
+        let namespaces = Namespaces::new(linux.namespaces().as_deref().unwrap_or_default())?;
+        let offsets = TimeOffsets::new(linux, &namespaces.time)?;
+        let idmap = idmap::of_userns(linux)?;
+        let mut hostname = uts_field("hostname", spec.hostname())?;
+        let mut domainname = uts_field("domainname", spec.domainname())?;
+        let sysctl = sysctl::plan_sysctls(linux, &mut hostname, &mut domainname)?;
+        let sysbox = Sysbox::from_env(given_process.env().as_deref().unwrap_or_default())?;
+        let mounts = mounts::Mounts::new(
+            spec.mounts().as_deref().unwrap_or_default(),
+            input.bundle,
+            &sysbox.skip_uid_shift,
+            &mut warnings,
+        )?;
+        let (limits, limit_warnings) = Limits::new(linux.resources().as_ref())?;
+        warnings.extend(limit_warnings);
+        if let Some(seccomp) = linux.seccomp() {
+            return Err(Error::Unsupported {
+                feature: format!(
+                    "linux.seccomp with default action {}",
+                    seccomp.default_action()
+                ),
+                needs: "the filter compiler".into(),
+            });
+        }
+        let (process, process_warnings) = process::checked(
+            given_process,
+            ProcessContext {
+                terminal: input.terminal,
+                last_cap: input.last_cap,
+                honor_caps: sysbox.honor_caps,
+                ids: (namespaces.user == NsSource::New).then_some(input.config.ids.per_pod),
+                idmap: idmap.as_ref(),
+                seccomp: None,
+            },
+        )?;
+        warnings.extend(process_warnings);
+
+        Ok(Plan {
+            rootfs: rootfs(spec, linux, input.bundle)?,
+            devices: devices::plan_devices(linux.devices().as_deref().unwrap_or_default())?,
+            masked_paths: masks::masked(
+                linux.masked_paths().as_deref().unwrap_or_default(),
+                &mut warnings,
+            )?,
+            readonly_paths: masks::readonly(
+                linux.readonly_paths().as_deref().unwrap_or_default(),
+                &mut warnings,
+            )?,
+            cgroup_path: cgroup_path::plan_cgroup_path(
+                linux.cgroups_path().as_deref(),
+                input.namespace,
+                input.id,
+            )?,
+            hooks: Hooks::new(spec.hooks().as_ref())?,
+            data_roots: data_roots(&input.config.data_roots, &mounts.user),
+            annotations: annotations(spec)?,
+            hostname,
+            domainname,
+            namespaces,
+            idmap,
+            mounts: mounts.user,
+            base: mounts.base,
+            sysctl,
+            limits,
+            process,
+            boottime_offset: offsets.boottime,
+            monotonic_offset: offsets.monotonic,
+            honor_caps: sysbox.honor_caps,
+            warnings,
+        })
+    }
 }
 
-/// One file-system option: a flag, or a key with a value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FsOption {
-    /// Key (`size`).
-    pub key: String,
-    /// Value (`64m`), none for a flag.
-    pub value: Option<String>,
+/// Sections of other platforms, and the version.
+fn refuse_foreign(spec: &oci::Spec) -> Result<()> {
+    if spec.version().split('.').next() != Some("1") {
+        return Err(Error::invalid(
+            "ociVersion",
+            spec.version(),
+            "write the spec in version 1 of the runtime spec, such as 1.2.0",
+        ));
+    }
+    for (field, given) in [
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ] {
+        if given {
+            return Err(Error::invalid(
+                field,
+                "given",
+                "remove the section: this runtime makes Linux containers",
+            ));
+        }
+    }
+    let misplaced = [
+        ("uidMappings", spec.uid_mappings().is_some()),
+        ("gidMappings", spec.gid_mappings().is_some()),
+    ];
+    for (field, given) in misplaced {
+        if given {
+            return Err(Error::invalid(
+                field,
+                "given",
+                format!("move it to linux.{field}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
-/// A mount of the spec.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// Absolute path inside, cleaned (no `..`).
-    pub destination: String,
-    /// What is mounted.
-    pub kind: MountKind,
-    /// MOUNT_ATTR_* bits set on the top mount (mount_setattr(2)).
-    pub set: u64,
-    /// MOUNT_ATTR_* bits cleared on the top mount.
-    pub clear: u64,
-    /// MOUNT_ATTR_* bits set on the whole tree (`rro`, `rnosuid`, …).
-    pub set_recursive: u64,
-    /// MOUNT_ATTR_* bits cleared on the whole tree.
-    pub clear_recursive: u64,
-    /// Propagation and whether it is recursive; none: private, recursively.
-    pub propagation: Option<(Propagation, bool)>,
-    /// Mappings of this mount, where given (`uidMappings`/`gidMappings`); none: the container's own.
-    pub idmap: Option<IdMap>,
-    /// Map the whole tree (`ridmap`), not the top mount only.
-    pub idmap_recursive: bool,
+/// Fields of `linux` that no system container can have, or not yet.
+fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
+    let text = |given: &Option<String>| given.clone().filter(|text| !text.is_empty());
+    for (field, given, remedy) in [
+        (
+            "linux.mountLabel",
+            text(linux.mount_label()),
+            "switch SELinux labels off for this container (--security-opt label=disable): not supported",
+        ),
+        (
+            "linux.intelRdt",
+            linux.intel_rdt().as_ref().map(|rdt| format!("{rdt:?}")),
+            "remove it, and put the container's cgroup into a resctrl group from outside: not supported",
+        ),
+        (
+            "linux.memoryPolicy",
+            linux
+                .memory_policy()
+                .as_ref()
+                .map(|policy| format!("{policy:?}")),
+            "remove it, and bind memory by linux.resources.cpu.mems: not supported",
+        ),
+        (
+            "linux.netDevices",
+            linux
+                .net_devices()
+                .as_ref()
+                .filter(|devices| !devices.is_empty())
+                .map(|devices| {
+                    let mut names: Vec<&str> = devices.keys().map(String::as_str).collect();
+                    names.sort_unstable();
+                    names.join(", ")
+                }),
+            "remove it, and move the devices by CNI or `ip link set netns`: not supported",
+        ),
+        (
+            "linux.personality",
+            linux
+                .personality()
+                .as_ref()
+                .filter(|p| {
+                    p.domain() != oci::LinuxPersonalityDomain::PerLinux
+                        || p.flags().as_ref().is_some_and(|flags| !flags.is_empty())
+                })
+                .map(|p| match (p.domain(), p.flags()) {
+                    (oci::LinuxPersonalityDomain::PerLinux32, _) => "LINUX32".to_string(),
+                    (_, flags) => format!("flags {flags:?}"),
+                }),
+            "remove it, and run the program by setarch(8) inside: only LINUX without flags is supported",
+        ),
+    ] {
+        if let Some(value) = given {
+            return Err(Error::invalid(field, value, remedy));
+        }
+    }
+    Ok(())
 }
 
-/// Kinds of mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MountKind {
-    /// A host path; `recursive` for `rbind`.
-    Bind {
-        /// Absolute host path.
-        source: String,
-        /// `rbind`.
-        recursive: bool,
-    },
-    /// tmpfs, with what is below filled from the image (`tmpcopyup`).
-    Tmpfs {
-        /// Options for fsconfig.
-        options: Vec<FsOption>,
-        /// `tmpcopyup`.
-        copy_up: bool,
-    },
-    /// A further procfs of the container's pid namespace.
-    Proc,
-    /// A further sysfs of the container's network namespace.
-    Sysfs,
-    /// A further cgroup2 of the container's cgroup namespace.
-    Cgroup,
-    /// A further mqueue of the container's ipc namespace.
-    Mqueue,
-    /// A further devpts instance.
-    Devpts {
-        /// Options for fsconfig (`mode=0620`).
-        options: Vec<FsOption>,
-    },
-    /// Any other file system, mounted by host root (overlay, erofs, ext4 …).
-    Other {
-        /// File-system type.
-        fs_type: String,
-        /// Source.
-        source: String,
-        /// Options for fsconfig.
-        options: Vec<FsOption>,
-    },
+fn rootfs(spec: &oci::Spec, linux: &oci::Linux, bundle: &Path) -> Result<Rootfs> {
+    let root = spec.root().as_ref().ok_or_else(|| {
+        Error::invalid(
+            "root",
+            "none",
+            "add the section; it names the root file system",
+        )
+    })?;
+    if root.path().as_os_str().is_empty() {
+        return Err(Error::invalid(
+            "root.path",
+            "an empty string",
+            "name the directory of the root file system",
+        ));
+    }
+    let path = text::absolute_from("root.path", root.path(), bundle)?;
+    if path == "/" {
+        return Err(Error::invalid(
+            "root.path",
+            path,
+            "name a directory of its own: the host's root cannot be a container's",
+        ));
+    }
+    Ok(Rootfs {
+        path,
+        readonly: root.readonly().unwrap_or(false),
+        propagation: match linux.rootfs_propagation().as_deref() {
+            None | Some("") => Propagation::Shared,
+            Some(word) => match options::propagation(word) {
+                Some((Propagation::Slave | Propagation::Shared, _)) => Propagation::Shared,
+                Some((kind, _)) => kind,
+                None => {
+                    return Err(Error::invalid(
+                        "linux.rootfsPropagation",
+                        word.escape_debug(),
+                        "give shared, slave, private or unbindable",
+                    ));
+                }
+            },
+        },
+    })
 }
 
-/// A device node of the spec, bound from the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceNode {
-    /// Absolute path inside.
-    pub path: String,
-    /// Character or block.
-    pub kind: DeviceKind,
-    /// Major number.
-    pub major: u32,
-    /// Minor number.
-    pub minor: u32,
-    /// Permission bits.
-    pub mode: u32,
-    /// Owner inside.
-    pub uid: u32,
-    /// Group inside.
-    pub gid: u32,
+fn uts_field(field: &str, given: &Option<String>) -> Result<Option<String>> {
+    match given.as_deref() {
+        None | Some("") => Ok(None),
+        Some(name) => uts_name(field, name).map(Some),
+    }
 }
 
-/// Kind of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DeviceKind {
-    /// Character.
-    Char,
-    /// Block.
-    Block,
-    /// Named pipe.
-    Fifo,
+/// A host or domain name that the kernel takes.
+fn uts_name(field: &str, name: &str) -> Result<String> {
+    text::line(field, name, UTS_LEN)?;
+    Ok(name.to_string())
 }
 
-/// A process: the container's first or an exec'd one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// `args`, at least one.
-    pub args: Vec<String>,
-    /// `env`, `K=V`, in order.
-    pub env: Vec<String>,
-    /// Absolute working directory inside.
-    pub cwd: String,
-    /// User id inside.
-    pub uid: u32,
-    /// Group id inside.
-    pub gid: u32,
-    /// Supplementary groups inside.
-    pub groups: Vec<u32>,
-    /// `umask`; the default is 0022.
-    pub umask: u32,
-    /// Resource limits.
-    pub rlimits: Vec<Rlimit>,
-    /// Capability sets after the switch of user.
-    pub capabilities: Capabilities,
-    /// `noNewPrivileges`.
-    pub no_new_privs: bool,
-    /// `oomScoreAdj`.
-    pub oom_score_adj: Option<i32>,
-    /// A terminal is wanted.
-    pub terminal: bool,
-    /// Initial size of the terminal, columns and rows.
-    pub console_size: Option<(u16, u16)>,
-    /// `ioPriority`: the value for ioprio_set(2).
-    pub io_priority: Option<i32>,
-    /// Seccomp program in the kernel's `struct sock_filter` bytes and flags for seccomp(2).
-    pub seccomp: Option<SeccompProgram>,
+/// The configured data roots, less those where the user mounts something of his own, or above.
+fn data_roots(configured: &[String], mounts: &[Mount]) -> Vec<String> {
+    configured
+        .iter()
+        .filter(|root| {
+            !mounts
+                .iter()
+                .any(|mount| text::is_at_or_below(root, &mount.destination))
+        })
+        .cloned()
+        .collect()
 }
 
-/// A compiled seccomp filter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeccompProgram {
-    /// `struct sock_filter[]`, 8 bytes an instruction, native byte order.
-    pub filter: Vec<u8>,
-    /// SECCOMP_FILTER_FLAG_* for seccomp(2).
-    pub flags: u32,
-}
-
-/// RLIMIT_* number, soft and hard limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// Resource number of getrlimit(2).
-    pub resource: u32,
-    /// Soft limit, `u64::MAX` for infinity.
-    pub soft: u64,
-    /// Hard limit.
-    pub hard: u64,
-}
-
-/// Capability sets as bit masks (capabilities(7)); the inheritable set is always empty unless the spec's are honoured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capabilities {
-    /// Bounding.
-    pub bounding: u64,
-    /// Permitted.
-    pub permitted: u64,
-    /// Effective.
-    pub effective: u64,
-    /// Inheritable.
-    pub inheritable: u64,
-    /// Ambient.
-    pub ambient: u64,
-}
-
-/// Hooks by the runtime spec's names.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hooks {
-    /// Runtime namespace, at create.
-    pub prestart: Vec<Hook>,
-    /// Runtime namespace, at create, after `prestart`.
-    pub create_runtime: Vec<Hook>,
-    /// Container namespaces, host root file system, at create.
-    pub create_container: Vec<Hook>,
-    /// Container namespaces and root file system, at start.
-    pub start_container: Vec<Hook>,
-    /// Runtime namespace, after start.
-    pub poststart: Vec<Hook>,
-    /// Runtime namespace, after delete.
-    pub poststop: Vec<Hook>,
-}
-
-/// One hook.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hook {
-    /// Absolute path.
-    pub path: String,
-    /// argv, with argv[0]; empty: the path alone.
-    pub args: Vec<String>,
-    /// Environment; empty means empty.
-    pub env: Vec<String>,
-    /// Seconds until it is killed.
-    pub timeout: Option<u64>,
+fn annotations(spec: &oci::Spec) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    let Some(given) = spec.annotations() else {
+        return Ok(out);
+    };
+    if given.len() > MAX_ANNOTATIONS {
+        return Err(Error::invalid(
+            "annotations",
+            format!("{} entries", given.len()),
+            format!("give at most {MAX_ANNOTATIONS} entries"),
+        ));
+    }
+    for (key, value) in given {
+        if key.is_empty() {
+            return Err(Error::invalid("annotations", "an empty key", "name it"));
+        }
+        text::plain("annotations", key, 4096)?;
+        let field = format!("annotations.{}", key.escape_debug());
+        text::plain(&field, value, 1 << 20)?;
+        out.insert(key.clone(), value.clone());
+    }
+    Ok(out)
 }

@@ -1,0 +1,210 @@
+//! Capability sets of a process (capabilities(7)).
+//!
+//! A system container's root has all capabilities, inside its user namespace; another user has none until it executes
+//! a set-user-id program. `process.capabilities` counts only with `SYSBOX_HONOR_CAPS=TRUE`.
+
+use oci_spec::runtime as oci;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Capability sets as bit masks; the inheritable set is always empty unless the spec's are honoured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Bounding.
+    pub bounding: u64,
+    /// Permitted.
+    pub permitted: u64,
+    /// Effective.
+    pub effective: u64,
+    /// Inheritable.
+    pub inheritable: u64,
+    /// Ambient.
+    pub ambient: u64,
+}
+
+/// All capabilities up to `last` (/proc/sys/kernel/cap_last_cap).
+fn all(last: u8) -> u64 {
+    u64::MAX >> (63 - u32::from(last.min(63)))
+}
+
+impl Capabilities {
+    /// Sets of a system container's process: all for root, only the bounding set for others.
+    pub(super) fn system_container(uid: u32, last: u8) -> Capabilities {
+        let full = all(last);
+        let held = if uid == 0 { full } else { 0 };
+        Capabilities {
+            bounding: full,
+            permitted: held,
+            effective: held,
+            inheritable: 0,
+            ambient: 0,
+        }
+    }
+
+    /// Sets as `process.capabilities` gives them; none given: all empty.
+    ///
+    /// The inheritable set holds no more than the ambient one needs: engines fill it by habit, and then any program
+    /// with inheritable file capabilities raises them (CVE-2022-29162). What the kernel would refuse (effective beyond
+    /// permitted, ambient beyond permitted) is refused here.
+    pub(super) fn honoured(
+        given: Option<&oci::LinuxCapabilities>,
+        last: u8,
+    ) -> Result<Capabilities> {
+        let mask = |name: &str, set: &Option<oci::Capabilities>| -> Result<u64> {
+            set.iter().flatten().try_fold(0_u64, |mask, capability| {
+                let number = number(*capability);
+                if number > last {
+                    return Err(Error::invalid(
+                        format!("process.capabilities.{name}"),
+                        format!("CAP_{capability}"),
+                        "remove it: this kernel does not have it",
+                    ));
+                }
+                Ok(mask | 1 << number)
+            })
+        };
+        let Some(given) = given else {
+            return Ok(Capabilities {
+                bounding: 0,
+                permitted: 0,
+                effective: 0,
+                inheritable: 0,
+                ambient: 0,
+            });
+        };
+        let permitted = mask("permitted", given.permitted())?;
+        let effective = mask("effective", given.effective())?;
+        let inheritable = mask("inheritable", given.inheritable())?;
+        let ambient = mask("ambient", given.ambient())?;
+        for (name, set, within, whole) in [
+            ("effective", effective, permitted, "permitted"),
+            ("ambient", ambient, permitted, "permitted"),
+            ("ambient", ambient, inheritable, "inheritable"),
+        ] {
+            if set & !within != 0 {
+                return Err(Error::invalid(
+                    format!("process.capabilities.{name}"),
+                    names(set & !within),
+                    format!("add it to process.capabilities.{whole} as well"),
+                ));
+            }
+        }
+        Ok(Capabilities {
+            bounding: mask("bounding", given.bounding())?,
+            permitted,
+            effective,
+            inheritable: inheritable & ambient,
+            ambient,
+        })
+    }
+}
+
+/// The names of a mask.
+fn names(mask: u64) -> String {
+    NUMBERS
+        .iter()
+        .filter(|(_, number)| mask & (1 << number) != 0)
+        .map(|(capability, _)| format!("CAP_{capability}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn number(capability: oci::Capability) -> u8 {
+    NUMBERS
+        .iter()
+        .find(|(other, _)| *other == capability)
+        .map_or(u8::MAX, |(_, number)| *number)
+}
+
+/// Numbers of linux/capability.h.
+const NUMBERS: [(oci::Capability, u8); 41] = [
+    (oci::Capability::Chown, 0),
+    (oci::Capability::DacOverride, 1),
+    (oci::Capability::DacReadSearch, 2),
+    (oci::Capability::Fowner, 3),
+    (oci::Capability::Fsetid, 4),
+    (oci::Capability::Kill, 5),
+    (oci::Capability::Setgid, 6),
+    (oci::Capability::Setuid, 7),
+    (oci::Capability::Setpcap, 8),
+    (oci::Capability::LinuxImmutable, 9),
+    (oci::Capability::NetBindService, 10),
+    (oci::Capability::NetBroadcast, 11),
+    (oci::Capability::NetAdmin, 12),
+    (oci::Capability::NetRaw, 13),
+    (oci::Capability::IpcLock, 14),
+    (oci::Capability::IpcOwner, 15),
+    (oci::Capability::SysModule, 16),
+    (oci::Capability::SysRawio, 17),
+    (oci::Capability::SysChroot, 18),
+    (oci::Capability::SysPtrace, 19),
+    (oci::Capability::SysPacct, 20),
+    (oci::Capability::SysAdmin, 21),
+    (oci::Capability::SysBoot, 22),
+    (oci::Capability::SysNice, 23),
+    (oci::Capability::SysResource, 24),
+    (oci::Capability::SysTime, 25),
+    (oci::Capability::SysTtyConfig, 26),
+    (oci::Capability::Mknod, 27),
+    (oci::Capability::Lease, 28),
+    (oci::Capability::AuditWrite, 29),
+    (oci::Capability::AuditControl, 30),
+    (oci::Capability::Setfcap, 31),
+    (oci::Capability::MacOverride, 32),
+    (oci::Capability::MacAdmin, 33),
+    (oci::Capability::Syslog, 34),
+    (oci::Capability::WakeAlarm, 35),
+    (oci::Capability::BlockSuspend, 36),
+    (oci::Capability::AuditRead, 37),
+    (oci::Capability::Perfmon, 38),
+    (oci::Capability::Bpf, 39),
+    (oci::Capability::CheckpointRestore, 40),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(json: &str) -> oci::LinuxCapabilities {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn root_has_all_and_others_have_none_but_may_gain_them() {
+        let root = Capabilities::system_container(0, 40);
+        assert_eq!(root.effective, 0x1ff_ffff_ffff);
+        assert_eq!(
+            (root.permitted, root.bounding),
+            (root.effective, root.effective)
+        );
+        assert_eq!((root.inheritable, root.ambient), (0, 0));
+        let user = Capabilities::system_container(1000, 40);
+        assert_eq!((user.permitted, user.effective), (0, 0));
+        assert_eq!(user.bounding, 0x1ff_ffff_ffff);
+        assert_eq!(all(63), u64::MAX);
+    }
+
+    #[test]
+    fn honoured_sets_are_the_specs_but_for_idle_inheritables() {
+        let spec = given(
+            r#"{"bounding":["CAP_CHOWN","CAP_KILL"],"permitted":["CAP_CHOWN","CAP_KILL"],
+                "effective":["CAP_CHOWN"],"inheritable":["CAP_CHOWN","CAP_KILL"],"ambient":["CAP_KILL"]}"#,
+        );
+        let sets = Capabilities::honoured(Some(&spec), 40).unwrap();
+        assert_eq!(
+            (sets.bounding, sets.permitted, sets.effective),
+            (0x21, 0x21, 0x1)
+        );
+        assert_eq!((sets.inheritable, sets.ambient), (0x20, 0x20));
+        let none = Capabilities::honoured(None, 40).unwrap();
+        assert_eq!((none.bounding, none.permitted), (0, 0));
+    }
+
+    #[test]
+    fn every_capability_of_the_spec_has_its_number() {
+        for (i, (capability, number)) in NUMBERS.iter().enumerate() {
+            assert_eq!(usize::from(*number), i, "{capability}");
+        }
+    }
+}

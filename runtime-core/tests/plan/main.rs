@@ -1,0 +1,34 @@
+//! The plan against whole specs, as JSON: what engines write, and what is refused.
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod valid;
+
+use std::path::Path;
+
+use oci_spec::runtime as oci;
+use runtime_core::config::Config;
+use runtime_core::plan::{Plan, PlanInput};
+use serde_json::Value;
+
+/// `tests/plan/specs/{name}.json`.
+fn spec(name: &str) -> Value {
+    let path = format!(
+        "{}/tests/plan/specs/{name}.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The plan of a spec in /bundle, under the default configuration, on a kernel of 41 capabilities.
+fn plan(spec: &Value) -> runtime_core::Result<Plan> {
+    let spec: oci::Spec = serde_json::from_value(spec.clone()).unwrap();
+    Plan::new(PlanInput {
+        spec: &spec,
+        bundle: Path::new("/bundle"),
+        id: "c1",
+        namespace: "default",
+        config: &Config::default(),
+        terminal: None,
+        last_cap: 40,
+    })
+}

@@ -1,0 +1,98 @@
+#!/bin/bash
+# Installs the shim and its configuration, or removes them. Running it again changes nothing that is as it should be.
+#   install.sh install [--binary FILE] [--dry-run]
+#   install.sh uninstall [--dry-run] [--force]
+# Environment: DESTDIR, a root to install below (packages, images); PREFIX, /usr/local.
+# containerd needs no restart: it looks for the binary when a container asks for io.containerd.sysbox.v2.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+name=containerd-shim-sysbox-v2
+binary=$here/$name
+bin=${DESTDIR-}${PREFIX:-/usr/local}/bin
+etc=${DESTDIR-}/etc/containerd-shim-sysbox
+dry=
+force=
+
+usage() {
+    sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+}
+
+fail() {
+    echo "install.sh: $1" >&2
+    exit 1
+}
+
+# Says what is done, and does it unless this is a dry run.
+act() {
+    echo "$1"
+    shift
+    if [ -z "$dry" ]; then "$@"; fi
+}
+
+# A file appears whole or not at all, also under a shim that runs the old one.
+put() { # source, target, mode
+    install -d -m 0755 "$(dirname "$2")"
+    install -m "$3" "$1" "$2.new"
+    mv -f "$2.new" "$2"
+}
+
+install_all() {
+    [ -f "$binary" ] || fail "$binary: no such file: build it with \`make build\` and name it with --binary"
+    if [ -z "${DESTDIR-}" ] && [ "$(id -u)" -ne 0 ]; then fail "must be root, or set DESTDIR"; fi
+    if cmp -s "$binary" "$bin/$name" && [ -x "$bin/$name" ]; then
+        echo "unchanged $bin/$name"
+    else
+        act "install $bin/$name" put "$binary" "$bin/$name" 0755
+    fi
+    if [ ! -e "$etc/config.toml" ]; then
+        act "install $etc/config.toml" put "$here/config.toml" "$etc/config.toml" 0644
+    elif cmp -s "$here/config.toml" "$etc/config.toml"; then
+        echo "unchanged $etc/config.toml"
+    else
+        echo "kept $etc/config.toml, which differs from $here/config.toml"
+    fi
+    if [ -z "${DESTDIR-}$dry" ]; then "$bin/$name" check; fi
+}
+
+# containerd calls the binary to clean up after a shim, so it must outlive all of them.
+running() {
+    local exe
+    for exe in /proc/[0-9]*/exe; do
+        exe=$(readlink "$exe" 2>/dev/null) || continue
+        if [ "${exe% (deleted)}" = "$bin/$name" ]; then return 0; fi
+    done
+    return 1
+}
+
+uninstall_all() {
+    if [ -z "${DESTDIR-}" ] && [ "$(id -u)" -ne 0 ]; then fail "must be root, or set DESTDIR"; fi
+    if [ -z "$force" ] && running; then
+        fail "containers still run under $bin/$name: delete them first, or use --force"
+    fi
+    if [ -e "$bin/$name" ]; then act "remove $bin/$name" rm -f "$bin/$name"; fi
+    if cmp -s "$here/config.toml" "$etc/config.toml"; then
+        act "remove $etc/config.toml" rm -f "$etc/config.toml"
+        if [ -z "$dry" ]; then rmdir --ignore-fail-on-non-empty "$etc"; fi
+    elif [ -e "$etc/config.toml" ]; then
+        echo "kept $etc/config.toml, which is not as it was shipped"
+    fi
+}
+
+verb=${1-}
+[ $# -eq 0 ] || shift
+while [ $# -gt 0 ]; do
+    case $1 in
+        --binary) [ $# -ge 2 ] || usage; binary=$2; shift ;;
+        --dry-run) dry=1 ;;
+        --force) force=1 ;;
+        *) usage ;;
+    esac
+    shift
+done
+case $verb in
+    install) install_all ;;
+    uninstall) uninstall_all ;;
+    *) usage ;;
+esac

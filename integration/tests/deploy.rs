@@ -1,0 +1,211 @@
+//! The operator's files: the installer in a root of its own, containerd's drop-ins read by real containerds.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::debian::Release;
+use integration::node::Node;
+use integration::{host, process};
+
+const SHIM: &str = "usr/local/bin/containerd-shim-sysbox-v2";
+const CONFIG: &str = "etc/containerd-shim-sysbox/config.toml";
+
+fn deploy(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(file)
+}
+
+/// A root to install below, and a program that stands for the shim: the installer copies it, no more.
+struct Dest {
+    root: tempfile::TempDir,
+    binary: PathBuf,
+}
+
+impl Dest {
+    fn new() -> Result<Dest> {
+        let root = tempfile::tempdir()?;
+        let binary = root.path().join("built");
+        fs::write(&binary, "#!/bin/sh\nexit 3\n")?;
+        Ok(Dest { root, binary })
+    }
+
+    fn install(&self, words: &[&str]) -> Result<process::Output> {
+        let mut command = Command::new(deploy("install.sh"));
+        command
+            .args(words)
+            .env("DESTDIR", self.root.path())
+            .env_remove("PREFIX");
+        if words.first() == Some(&"install") {
+            command.arg("--binary").arg(&self.binary);
+        }
+        process::run(&mut command, b"", Duration::from_secs(30))
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.root.path().join(file)
+    }
+}
+
+#[test]
+fn installs_the_binary_and_a_configuration() -> Result<()> {
+    let dest = Dest::new()?;
+    dest.install(&["install"])?.ok()?;
+    ensure!(fs::read(dest.path(SHIM))? == fs::read(&dest.binary)?);
+    ensure!(fs::metadata(dest.path(SHIM))?.permissions().mode() & 0o7777 == 0o755);
+    ensure!(fs::read(dest.path(CONFIG))? == fs::read(deploy("config.toml"))?);
+    ensure!(fs::metadata(dest.path(CONFIG))?.permissions().mode() & 0o7777 == 0o644);
+    Ok(())
+}
+
+#[test]
+fn a_second_run_changes_nothing() -> Result<()> {
+    let dest = Dest::new()?;
+    dest.install(&["install"])?.ok()?;
+    let before = fs::metadata(dest.path(SHIM))?.modified()?;
+    let again = dest.install(&["install"])?.ok()?;
+    ensure!(again.stdout.lines().count() == 2, "{}", again.stdout);
+    ensure!(
+        again
+            .stdout
+            .lines()
+            .all(|line| line.starts_with("unchanged ")),
+        "{}",
+        again.stdout
+    );
+    ensure!(fs::metadata(dest.path(SHIM))?.modified()? == before);
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_replaces_the_binary_and_keeps_the_configuration() -> Result<()> {
+    let dest = Dest::new()?;
+    dest.install(&["install"])?.ok()?;
+    fs::write(&dest.binary, "#!/bin/sh\nexit 4\n")?;
+    fs::write(dest.path(CONFIG), "unmappable-mount = 'error'\n")?;
+    // The old one is running: it must be replaced, not written into.
+    let running = fs::File::open(dest.path(SHIM))?;
+    let output = dest.install(&["install"])?.ok()?;
+    ensure!(output.stdout.contains("kept "), "{}", output.stdout);
+    ensure!(fs::read(dest.path(SHIM))? == fs::read(&dest.binary)?);
+    ensure!(std::io::read_to_string(running)?.contains("exit 3"));
+    ensure!(fs::read_to_string(dest.path(CONFIG))? == "unmappable-mount = 'error'\n");
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_do_and_does_nothing() -> Result<()> {
+    let dest = Dest::new()?;
+    let dry = dest.install(&["install", "--dry-run"])?.ok()?;
+    ensure!(!dest.path("usr").exists() && !dest.path("etc").exists());
+    let real = dest.install(&["install"])?.ok()?;
+    ensure!(dry.stdout == real.stdout, "{}{}", dry.stdout, real.stdout);
+    let dry = dest.install(&["uninstall", "--dry-run"])?.ok()?;
+    ensure!(dest.path(SHIM).exists() && dest.path(CONFIG).exists());
+    let real = dest.install(&["uninstall"])?.ok()?;
+    ensure!(dry.stdout == real.stdout, "{}{}", dry.stdout, real.stdout);
+    Ok(())
+}
+
+#[test]
+fn uninstalling_leaves_nothing_of_ours_but_a_changed_configuration() -> Result<()> {
+    let dest = Dest::new()?;
+    dest.install(&["install"])?.ok()?;
+    dest.install(&["uninstall"])?.ok()?;
+    ensure!(!dest.path(SHIM).exists() && !dest.path("etc/containerd-shim-sysbox").exists());
+    dest.install(&["uninstall"])?.ok()?;
+
+    dest.install(&["install"])?.ok()?;
+    fs::write(dest.path(CONFIG), "data-roots = []\n")?;
+    let output = dest.install(&["uninstall"])?.ok()?;
+    ensure!(output.stdout.contains("kept "), "{}", output.stdout);
+    ensure!(!dest.path(SHIM).exists() && dest.path(CONFIG).exists());
+    Ok(())
+}
+
+#[test]
+fn a_binary_whose_shims_run_is_not_removed() -> Result<()> {
+    let mut dest = Dest::new()?;
+    dest.binary = PathBuf::from("/bin/sleep").canonicalize()?;
+    dest.install(&["install"])?.ok()?;
+    let mut shim = Command::new(dest.path(SHIM)).arg("60").spawn()?;
+    let refused = dest.install(&["uninstall"]);
+    let forced = dest.install(&["uninstall", "--force"]);
+    shim.kill()?;
+    shim.wait()?;
+    let refused = refused?.exits(1)?;
+    ensure!(
+        refused.stderr.contains("containers still run"),
+        "{}",
+        refused.stderr
+    );
+    forced?.ok()?;
+    ensure!(!dest.path(SHIM).exists());
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_is_said() -> Result<()> {
+    let mut dest = Dest::new()?;
+    ensure!(
+        dest.install(&[])?
+            .exits(2)?
+            .stderr
+            .contains("install.sh install")
+    );
+    ensure!(
+        dest.install(&["uninstall", "--what"])?
+            .exits(2)?
+            .stderr
+            .contains("--dry-run")
+    );
+    dest.binary = dest.path("nothing");
+    let output = dest.install(&["install"])?.exits(1)?;
+    ensure!(
+        output
+            .stderr
+            .contains("no such file: build it with `make build`"),
+        "{}",
+        output.stderr
+    );
+    Ok(())
+}
+
+#[test]
+fn containerd_reads_the_drop_in_of_its_configuration_version() -> Result<()> {
+    if let Some(obstacle) = host::obstacle() {
+        ensure!(!host::strict(), "{obstacle}");
+        eprintln!("not run: {obstacle}");
+        return Ok(());
+    }
+    for (release, version) in [(Release::Trixie, 2), (Release::Sid, 3)] {
+        let node = Node::start(release)?;
+        let drop_in = format!("/srv/sysbox-v{version}.toml");
+        fs::copy(
+            deploy(&format!("containerd/sysbox-v{version}.toml")),
+            node.path(&drop_in),
+        )?;
+        let main = format!("version = {version}\nimports = [\"{drop_in}\"]\n");
+        fs::write(node.path("/srv/config.toml"), main)?;
+        let dump = node
+            .exec(&["containerd", "-c", "/srv/config.toml", "config", "dump"])?
+            .ok()?;
+        let handler = dump
+            .stdout
+            .lines()
+            .skip_while(|line| !line.trim_end().ends_with(".containerd.runtimes.sysbox]"))
+            .skip(1)
+            .take_while(|line| !line.trim_start().starts_with('['))
+            .find(|line| line.trim_start().starts_with("runtime_type"))
+            .with_context(|| format!("no handler on {release:?}:\n{}", dump.stdout))?;
+        ensure!(
+            handler.contains("io.containerd.sysbox.v2"),
+            "{release:?}: {handler}"
+        );
+    }
+    Ok(())
+}

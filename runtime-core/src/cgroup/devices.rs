@@ -5,6 +5,8 @@
 
 use std::os::fd::AsFd;
 
+use rustix::io::Errno;
+
 use super::Cgroup;
 use super::limits::DeviceRule;
 use crate::error::{Error, OsContext, Result};
@@ -26,20 +28,8 @@ impl Cgroup {
     /// takes.
     pub fn set_devices(&self, rules: &[DeviceRule]) -> Result<()> {
         let program = compile(rules)?;
-        let program = bpf::load_device_program(&program).map_err(|source| match source {
-            error if bpf::is_unsupported(error) => Error::Unsupported {
-                feature: "the device policy (linux.resources.devices)".into(),
-                needs: format!(
-                    "CONFIG_CGROUP_BPF, CAP_BPF and no lockdown of bpf(2) ({})",
-                    std::io::Error::from(error)
-                ),
-            },
-            source => Error::Os {
-                op: "load device program for",
-                target: self.path.display().to_string(),
-                source: source.into(),
-            },
-        })?;
+        let program = bpf::load_device_program(&program)
+            .map_err(|error| self.why_not_loaded(rules, error))?;
         let mut current = self
             .devices
             .lock()
@@ -53,11 +43,32 @@ impl Cgroup {
         *current = Some(program);
         Ok(())
     }
+
+    fn why_not_loaded(&self, rules: &[DeviceRule], error: Errno) -> Error {
+        let source = std::io::Error::from(error);
+        match error {
+            // EINVAL: the kernel has no such programs; one of ours is never malformed.
+            Errno::PERM | Errno::NOSYS | Errno::INVAL => Error::Unsupported {
+                feature: "the device policy (linux.resources.devices)".into(),
+                needs: format!("CONFIG_CGROUP_BPF, CAP_BPF and no lockdown of bpf(2) ({source})"),
+            },
+            Errno::TOOBIG => Error::invalid(
+                "linux.resources.devices",
+                format!("{} rules", rules.len()),
+                "the kernel does not take that many; name devices by wildcard",
+            ),
+            _ => Error::Os {
+                op: "load device program for",
+                target: self.path.display().to_string(),
+                source,
+            },
+        }
+    }
 }
 
-/// The program: R2 type, R3 major, R4 minor, R5 those requested accesses that no rule has decided yet. Rules run from the
-/// last; a matching one decides the accesses it names. A denied access denies the request; it is allowed once nothing is
-/// undecided. So `deny w` after `allow rwm` denies opening for both reading and writing.
+/// The program: R2 type, R3 major, R4 minor, R5 those requested accesses that no rule has decided yet; R0 and R1 scratch.
+/// Rules run from the last; a matching one decides the accesses it names. A denied access denies the request; it is
+/// allowed once nothing is undecided. So `deny w` after `allow rwm` denies opening for both reading and writing.
 fn compile(rules: &[DeviceRule]) -> Result<Vec<Instruction>> {
     use bpf::Register::{R0, R1, R2, R3, R4, R5};
     // struct bpf_cgroup_dev_ctx { u32 access_type, major, minor; }
@@ -104,24 +115,19 @@ fn compile(rules: &[DeviceRule]) -> Result<Vec<Instruction>> {
                 Instruction::exit(),
             ]
         };
-        let compared: Vec<_> = matches
-            .into_iter()
-            .filter_map(|(register, wanted)| Some((register, wanted?)))
-            .collect();
-        for (position, (register, wanted)) in compared.iter().enumerate() {
-            let over = compared.len() - position - 1 + body.len();
-            let over = i16::try_from(over).unwrap_or(i16::MAX);
-            code.push(Instruction::jump_if_not_equal(*register, *wanted, over));
+        // One comparison of all, on a copy: the verifier would take what a branch tells of a register along and follow
+        // every rule's match through all the others, which is too much for it from some hundred rules on.
+        let over = i16::try_from(body.len()).unwrap_or_default();
+        code.push(Instruction::set(R1, 0));
+        for (register, wanted) in matches {
+            if let Some(wanted) = wanted {
+                code.push(Instruction::mov(R0, register));
+                code.push(Instruction::xor(R0, wanted));
+                code.push(Instruction::or(R1, R0));
+            }
         }
+        code.push(Instruction::jump_if_not_equal(R1, 0, over));
         code.extend(body);
-        // The verifier refuses programs beyond a million instructions; this many rules are a mistake long before.
-        if code.len() > 65_536 {
-            return Err(Error::invalid(
-                "linux.resources.devices",
-                format!("{} rules", rules.len()),
-                "the kernel does not take that many; name devices by wildcard",
-            ));
-        }
     }
     code.extend([Instruction::set(R0, 0), Instruction::exit()]);
     Ok(code)

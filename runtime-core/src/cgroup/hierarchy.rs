@@ -40,7 +40,7 @@ pub(super) enum Down {
 }
 
 impl Hierarchy {
-    /// Finds it: `/sys/fs/cgroup`, `/sys/fs/cgroup/unified`, or else the first whole cgroup2 of `/proc/self/mountinfo`.
+    /// Finds it: `/sys/fs/cgroup`, `/sys/fs/cgroup/unified`, or else the first whole cgroup2 of `/proc/thread-self/mountinfo`.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where there is none.
@@ -50,7 +50,7 @@ impl Hierarchy {
                 return Ok(hierarchy);
             }
         }
-        const MOUNTINFO: &str = "/proc/self/mountinfo";
+        const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
         let mounts = std::fs::read(MOUNTINFO).os("read", MOUNTINFO)?;
         cgroup2_mounts(&String::from_utf8_lossy(&mounts))
             .find_map(|root| Hierarchy::at(&root).ok())

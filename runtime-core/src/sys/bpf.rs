@@ -70,6 +70,16 @@ impl Instruction {
         Self::new(0x54, to, 0, 0, mask)
     }
 
+    /// `to ^= mask`, 32 bits
+    pub(crate) const fn xor(to: Register, mask: i32) -> Self {
+        Self::new(0xa4, to, 0, 0, mask)
+    }
+
+    /// `to |= from`, 32 bits
+    pub(crate) const fn or(to: Register, from: Register) -> Self {
+        Self::new(0x4c, to, from as u8, 0, 0)
+    }
+
     /// `to >>= bits`, 32 bits
     pub(crate) const fn shift_right(to: Register, bits: i32) -> Self {
         Self::new(0x74, to, 0, 0, bits)
@@ -159,12 +169,6 @@ pub(crate) fn attach_device_program(
     // the call.
     unsafe { bpf(BPF_PROG_ATTACH, &attributes) }?;
     Ok(())
-}
-
-/// Whether the error of a load says that this host forbids or lacks device programs.
-pub(crate) fn is_unsupported(error: Errno) -> bool {
-    // EINVAL: no CONFIG_CGROUP_BPF; a program of ours is never malformed.
-    matches!(error, Errno::PERM | Errno::NOSYS | Errno::INVAL)
 }
 
 /// bpf(2); no kept crate without a C library of its own offers it.

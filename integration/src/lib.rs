@@ -7,6 +7,8 @@
 //! | [`debian`] | root file systems from Debian packages |
 //! | [`image`] | OCI images made of those, without a registry |
 //! | [`node`] | a real containerd in private namespaces |
+//! | [`leak`] | what a test left behind |
+//! | [`pool`] | nodes that tests borrow |
 //! | [`process`] | commands with a deadline |
 //!
 //! Nothing here changes the host outside the cache directory, one cgroup per running node and the packages that
@@ -16,5 +18,7 @@ pub mod cache;
 pub mod debian;
 pub mod host;
 pub mod image;
+pub mod leak;
 pub mod node;
+pub mod pool;
 pub mod process;

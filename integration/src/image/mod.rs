@@ -34,6 +34,9 @@ impl Image {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Busybox, Self::Systemd, Self::DindSystemd, Self::Dind];
 
+    /// Those whose content follows from their packages alone: it does not change with what we compile.
+    pub const PACKAGED: [Self; 3] = [Self::Systemd, Self::DindSystemd, Self::Dind];
+
     /// The name under which a node's containerd knows it.
     #[must_use]
     pub const fn reference(self) -> &'static str {

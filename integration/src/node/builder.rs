@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Launch, Node, launch};
+use super::{Launch, Node, launch, template};
 use crate::debian::{self, Release};
+use crate::image::Image;
 use crate::{cache, host};
 
 /// Choices for a node that is about to start.
@@ -20,6 +21,7 @@ pub struct Builder {
     release: Release,
     shim: Option<PathBuf>,
     cri: bool,
+    images: Vec<Image>,
 }
 
 impl Builder {
@@ -28,6 +30,7 @@ impl Builder {
             release,
             shim: None,
             cri: false,
+            images: Vec::new(),
         }
     }
 
@@ -42,6 +45,13 @@ impl Builder {
     #[must_use]
     pub fn cri(mut self, on: bool) -> Self {
         self.cri = on;
+        self
+    }
+
+    /// Gives the node's containerd these images, unpacked already: far faster than [`Node::import`], once they are cached.
+    #[must_use]
+    pub fn images(mut self, images: &[Image]) -> Self {
+        self.images = images.to_vec();
         self
     }
 
@@ -73,6 +83,7 @@ impl Builder {
             fs::create_dir(state.join(dir))
                 .with_context(|| format!("create {dir} in {}", state.display()))?;
         }
+        template::fill(self.release, &self.images, &state.join("containerd"))?;
         let shim = match self.shim {
             Some(path) => Some(
                 path.canonicalize()

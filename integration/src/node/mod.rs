@@ -12,6 +12,7 @@ mod builder;
 mod enter;
 mod launch;
 mod pid1;
+mod template;
 
 use std::fmt;
 use std::fs::File;

@@ -3,12 +3,20 @@
 //! | command | what it does |
 //! |---|---|
 //! | `exit N` | exits with N |
-//! | `sleep` | prints `ready`, then sleeps until a signal ends it |
-//! | `sig NAME…` | prints `ready`, waits for one of these signals, prints its name |
+//! | `sleep` | prints `ready`, takes it as its name, sleeps until SIGTERM or SIGINT |
+//! | `sig NAME…` | the same, until one of these signals comes, whose name it prints |
 //! | `cat` | copies standard input to standard output |
 //! | `spew BYTES` | writes that many bytes to standard output |
+//! | `facts` | prints what it sees of itself and around it, as JSON |
+//! | `locks` | tries to undo each mount, prints the outcomes as JSON |
+//! | `attack DISK` | tries what must be refused, DISK being the host's root device as MAJOR:MINOR; JSON |
+//! | `writable DIR [SKIP…]` | prints every file below DIR that opens for writing, as JSON |
+//! | `write PATH VALUE` | prints `ok` or the error's name |
 //! | `count` | prints how many bytes standard input had |
 
+mod attack;
+mod facts;
+mod locks;
 mod stream;
 
 use std::process::ExitCode;
@@ -35,6 +43,11 @@ fn run(words: &[&str]) -> Result<u8> {
         ["cat"] => stream::cat()?,
         ["spew", bytes] => stream::spew(bytes.parse().context("BYTES is a number")?)?,
         ["count"] => stream::count()?,
+        ["facts"] => println!("{}", facts::all()?),
+        ["locks"] => println!("{}", locks::all()?),
+        ["attack", disk] => println!("{}", attack::all(disk)?),
+        ["writable", top, skip @ ..] => println!("{}", attack::writable(top, skip)),
+        ["write", path, value] => println!("{}", attack::write(path, value)),
         _ => bail!("unknown command {words:?}"),
     }
     Ok(0)

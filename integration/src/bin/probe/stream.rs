@@ -5,14 +5,14 @@ use std::io::{self, Read, Write};
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
-/// Prints `ready` and sleeps until a signal ends it. As PID 1 only a handled signal or SIGKILL does: SIGTERM and SIGINT
+/// Says that it is ready, by standard output and its own name, and sleeps until a signal ends it. As PID 1 only a handled signal or SIGKILL does: SIGTERM and SIGINT
 /// are handled, and end it as their default action would.
 pub(crate) fn sleep() -> Result<()> {
     let signal = wait_for(&[Signal::SIGTERM, Signal::SIGINT])?;
     std::process::exit(128 + signal as i32)
 }
 
-/// Prints `ready`, waits for one of the signals and prints its name.
+/// Says that it is ready, waits for one of the signals and prints its name.
 pub(crate) fn signal(names: &[&str]) -> Result<()> {
     let signals = names
         .iter()
@@ -25,6 +25,8 @@ pub(crate) fn signal(names: &[&str]) -> Result<()> {
 fn wait_for(signals: &[Signal]) -> Result<Signal> {
     let set: SigSet = signals.iter().copied().collect();
     set.thread_block().context("block signals")?;
+    // For who watches from outside, where nobody reads standard output.
+    nix::sys::prctl::set_name(c"ready").context("rename this process")?;
     println!("ready");
     io::stdout().flush().context("flush")?;
     set.wait().context("wait for a signal")

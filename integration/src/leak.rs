@@ -1,0 +1,232 @@
+//! What a test left behind: the state of a node, or of the host, before and after.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::node::Node;
+
+/// How long containerd's garbage collection and the kernel may take to finish what a delete began.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Directories that engines make for their first container and keep for the next one. They count only with content.
+const KEPT: [&str; 8] = [
+    "/default",
+    "/run/containerd/fifo",
+    "/run/containerd/s",
+    "/run/containerd/runc",
+    "/run/containerd/runc/default",
+    "/run/containerd/io.containerd.runtime.v2.task/default",
+    "/var/lib/containerd/io.containerd.runtime.v2.task/default",
+    "/var/lib/containerd/tmpmounts",
+];
+
+/// Facts that a test must not change, one text each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot(BTreeSet<String>);
+
+impl Snapshot {
+    /// Everything of a node that a container may leave: mounts, cgroups, processes with their descriptors, network
+    /// interfaces, files below `/run` and `/tmp`, bundles, snapshots and what lies beside their `fs` and `work`.
+    #[must_use]
+    pub fn of_node(node: &Node) -> Self {
+        let mut facts = BTreeSet::new();
+        let proc = Path::new("/proc").join(node.pid().to_string());
+        mounts(&proc, &mut facts);
+        processes(&node.path("/sys/fs/cgroup"), &mut facts);
+        interfaces(&proc, &mut facts);
+        for dir in ["/run", "/tmp", "/srv"] {
+            tree(
+                "file",
+                &node.path(dir),
+                Path::new(dir),
+                usize::MAX,
+                &mut facts,
+            );
+        }
+        for (dir, depth) in [
+            ("io.containerd.runtime.v2.task", 2),
+            ("io.containerd.snapshotter.v1.overlayfs/snapshots", 2),
+        ] {
+            let dir = Path::new("/var/lib/containerd").join(dir);
+            tree("state", &node.path(&dir), &dir, depth, &mut facts);
+        }
+        facts.retain(|fact| {
+            !KEPT
+                .iter()
+                .any(|kept| fact.split_once(' ').is_some_and(|(_, path)| path == *kept))
+        });
+        Self(facts)
+    }
+
+    /// What of the host a node or a shim in it must not touch: mounts, named network namespaces, the shim's run directory.
+    #[must_use]
+    pub fn of_host() -> Self {
+        let mut facts = BTreeSet::new();
+        mounts(Path::new("/proc/self"), &mut facts);
+        for dir in ["/run/netns", "/run/containerd-shim-sysbox"] {
+            tree(
+                "file",
+                Path::new(dir),
+                Path::new(dir),
+                usize::MAX,
+                &mut facts,
+            );
+        }
+        Self(facts)
+    }
+
+    /// What `later` has and lacks, one line each; empty if both are the same.
+    #[must_use]
+    pub fn difference(&self, later: &Self) -> Vec<String> {
+        let left = later
+            .0
+            .difference(&self.0)
+            .map(|fact| format!("left: {fact}"));
+        let lost = self
+            .0
+            .difference(&later.0)
+            .map(|fact| format!("lost: {fact}"));
+        left.chain(lost).collect()
+    }
+}
+
+/// Waits until a node is as it was.
+///
+/// # Errors
+/// If it still differs after five seconds: with every difference.
+pub fn settled(node: &Node, before: &Snapshot) -> Result<()> {
+    let begin = Instant::now();
+    let mut collected = false;
+    loop {
+        let difference = before.difference(&Snapshot::of_node(node));
+        if difference.is_empty() {
+            return Ok(());
+        }
+        if begin.elapsed() > PATIENCE / 2 && !collected {
+            // containerd removes a snapshot when its collector runs next; this runs it now.
+            node.ctr(&["content", "prune", "references"])?.ok()?;
+            collected = true;
+        }
+        if begin.elapsed() > PATIENCE {
+            bail!(
+                "the node is not as it was before the test:\n  {}",
+                difference.join("\n  ")
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The open descriptors of a process, as `/proc/<pid>/fd` names them, numbers left out.
+#[must_use]
+pub fn descriptors(pid: i32) -> Vec<String> {
+    let dir = Path::new("/proc").join(pid.to_string()).join("fd");
+    let mut open: Vec<_> = entries(&dir)
+        .iter()
+        .filter_map(|path| fs::read_link(path).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect();
+    open.sort();
+    open
+}
+
+fn mounts(proc: &Path, facts: &mut BTreeSet<String>) {
+    let table = fs::read_to_string(proc.join("mountinfo")).unwrap_or_default();
+    // Without ids, which differ for the same mount made twice.
+    facts.extend(table.lines().map(|line| {
+        let fields: Vec<_> = line.split(' ').collect();
+        format!(
+            "mount {} {}",
+            fields.get(4).unwrap_or(&""),
+            line.split_once(" - ").map_or("", |(_, right)| right)
+        )
+    }));
+}
+
+/// Each cgroup below `dir`, and each process in them.
+fn processes(top: &Path, facts: &mut BTreeSet<String>) {
+    let mut rest = vec![top.to_owned()];
+    while let Some(dir) = rest.pop() {
+        let name = Path::new("/").join(dir.strip_prefix(top).unwrap_or(&dir));
+        facts.insert(format!("cgroup {}", name.display()));
+        for pid in fs::read_to_string(dir.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+        {
+            facts
+                .extend(describe(pid).map(|what| format!("process in {}: {what}", name.display())));
+        }
+        rest.extend(entries(&dir).into_iter().filter(|path| path.is_dir()));
+    }
+}
+
+/// A process in words; none if it is gone.
+fn describe(pid: &str) -> Option<String> {
+    let proc = Path::new("/proc").join(pid);
+    let line = fs::read(proc.join("cmdline")).ok()?;
+    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+    let name = fs::read_to_string(proc.join("comm")).ok()?;
+    match name.trim() {
+        // It opens and closes files as it likes; its number changes with a restart.
+        "containerd" | "node-init" => Some(name.trim().to_owned()),
+        name => Some(format!(
+            "{pid} {name} {line}, open: {}",
+            descriptors(pid.parse().ok()?).join(" ")
+        )),
+    }
+}
+
+fn interfaces(proc: &Path, facts: &mut BTreeSet<String>) {
+    let table = fs::read_to_string(proc.join("net/dev")).unwrap_or_default();
+    facts.extend(
+        table
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, _)| format!("network interface {}", name.trim())),
+    );
+}
+
+fn tree(kind: &str, dir: &Path, name: &Path, depth: usize, facts: &mut BTreeSet<String>) {
+    for path in entries(dir) {
+        let name = name.join(path.file_name().unwrap_or_default());
+        facts.insert(format!("{kind} {}", name.display()));
+        if depth > 1 && path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            tree(kind, &path, &name, depth - 1, facts);
+        }
+    }
+}
+
+/// The paths in a directory; none if it cannot be read, for then it is gone.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_names_what_is_left_and_what_is_lost() {
+        let before = Snapshot(["a", "b"].map(str::to_owned).into());
+        let after = Snapshot(["b", "c"].map(str::to_owned).into());
+        assert_eq!(before.difference(&after), ["left: c", "lost: a"]);
+        assert!(before.difference(&before).is_empty());
+    }
+
+    #[test]
+    fn an_open_file_is_among_the_descriptors() {
+        let file = fs::File::open("/dev/null").expect("open /dev/null");
+        let pid = i32::try_from(std::process::id()).expect("a pid");
+        assert!(descriptors(pid).contains(&"/dev/null".to_owned()));
+        drop(file);
+    }
+}

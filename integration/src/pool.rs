@@ -1,0 +1,87 @@
+//! Nodes that tests borrow: one test at a time has a node for itself, and gives it back only as it found it.
+
+use std::fs;
+use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Result;
+
+use crate::debian::Release;
+use crate::image::Image;
+use crate::leak::{self, Snapshot};
+use crate::node::Node;
+
+static IDLE: Mutex<Vec<(Node, Snapshot)>> = Mutex::new(Vec::new());
+
+/// A node for one test. Dropped without [`Lease::give_back`] it is killed and removed.
+#[derive(Debug)]
+pub struct Lease {
+    node: Node,
+    before: Snapshot,
+    log: usize,
+}
+
+impl Lease {
+    /// An idle node of `release`, else a new one, with all images imported.
+    ///
+    /// # Errors
+    /// If a new one is needed and cannot be started.
+    pub fn new(release: Release) -> Result<Self> {
+        let (node, before) = match take(release) {
+            Some(idle) => idle,
+            None => {
+                let node = Node::builder(release).images(&Image::PACKAGED).start()?;
+                node.import(Image::Busybox)?;
+                let before = Snapshot::of_node(&node);
+                (node, before)
+            }
+        };
+        let log = fs::metadata(node.containerd_log())
+            .map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(0));
+        Ok(Self { node, before, log })
+    }
+
+    /// Checks that the test left nothing, and lets the next one have the node.
+    ///
+    /// # Errors
+    /// If something is left; the node is removed then.
+    pub fn give_back(self) -> Result<()> {
+        leak::settled(&self.node, &self.before)?;
+        IDLE.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((self.node, self.before));
+        Ok(())
+    }
+
+    /// What containerd and its shims logged since the lease began, at most the last `lines`.
+    #[must_use]
+    pub fn log(&self, lines: usize) -> String {
+        let bytes = fs::read(self.node.containerd_log()).unwrap_or_default();
+        let text = String::from_utf8_lossy(bytes.get(self.log..).unwrap_or_default()).into_owned();
+        let all: Vec<_> = text.lines().collect();
+        all.get(all.len().saturating_sub(lines)..)
+            .unwrap_or_default()
+            .join("\n")
+    }
+}
+
+impl Deref for Lease {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+/// Stops all idle nodes. Without it they stop when the process ends, and remove themselves a moment later.
+pub fn drain() {
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+fn take(release: Release) -> Option<(Node, Snapshot)> {
+    let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = idle
+        .iter()
+        .position(|(node, _)| node.release() == release)?;
+    Some(idle.swap_remove(found))
+}

@@ -1,0 +1,136 @@
+//! Standard streams and terminals.
+
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::{Context, Result, ensure};
+use integration::image::Image;
+use integration::process;
+use nix::pty::{OpenptyResult, Winsize, openpty};
+
+use crate::bed::{ANY, Bed, Case};
+
+pub(crate) const CASES: &[Case] = &[
+    Case::new("stdout_and_stderr", ANY, stdout_and_stderr),
+    Case::new("stdout_bulk", ANY, stdout_bulk),
+    Case::new("stdin_bulk", ANY, stdin_bulk),
+    Case::new("terminal", ANY, terminal),
+    Case::new("null_io", ANY, null_io),
+    Case::new("log_file", ANY, log_file),
+];
+
+/// More than the pipes between container and client hold together.
+const BULK: usize = 8 << 20;
+
+fn stdout_and_stderr(bed: &Bed<'_>) -> Result<()> {
+    let output = bed
+        .run(&[], &["/bin/sh", "-c", "echo out; echo err >&2"])?
+        .ok()?;
+    ensure!(
+        (output.stdout.as_str(), output.stderr.as_str()) == ("out\n", "err\n"),
+        "{output:?}"
+    );
+    Ok(())
+}
+
+fn stdout_bulk(bed: &Bed<'_>) -> Result<()> {
+    let output = bed.run(&[], &["/probe", "spew", &BULK.to_string()])?.ok()?;
+    ensure!(
+        output.stdout.len() == BULK,
+        "{} bytes of {BULK} arrived",
+        output.stdout.len()
+    );
+    for (number, line) in output.stdout.lines().enumerate() {
+        ensure!(line.parse() == Ok(number), "line {number} is {line:?}");
+    }
+    Ok(())
+}
+
+fn stdin_bulk(bed: &Bed<'_>) -> Result<()> {
+    let output = bed
+        .run_with(&[], &["/probe", "count"], &vec![b'x'; BULK])?
+        .ok()?;
+    ensure!(output.text() == BULK.to_string(), "{output:?}");
+    Ok(())
+}
+
+fn terminal(bed: &Bed<'_>) -> Result<()> {
+    let script = format!("tty; {SIZE}; test -t 0 && test -t 2 && echo terminal; exit 3");
+    let id = bed.id();
+    let line = bed.words(
+        &["--rm", "--tty"],
+        Image::Busybox,
+        &id,
+        &["/bin/sh", "-c", &script],
+    );
+    let (code, shown) = in_terminal(bed, &line, 100, 30)?;
+    let seen: Vec<_> = shown.split_whitespace().collect();
+    ensure!(
+        code == 3 && seen == ["/dev/pts/0", "30", "100", "terminal"],
+        "exit code {code}, {shown:?}"
+    );
+    Ok(())
+}
+
+/// Prints the terminal's size: ctr sets it when the process runs already.
+pub(crate) const SIZE: &str = "until stty size 2>/dev/null | grep -v '^0 0'; do sleep 0.05; done";
+
+/// Runs `line` in the node with a terminal of this size as its standard streams.
+pub(crate) fn in_terminal(
+    bed: &Bed<'_>,
+    line: &[&str],
+    columns: u16,
+    rows: u16,
+) -> Result<(i32, String)> {
+    let size = Winsize {
+        ws_col: columns,
+        ws_row: rows,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let OpenptyResult { master, slave } = openpty(&size, None).context("open a terminal")?;
+    let mut child = bed
+        .node
+        .command(line)
+        .stdin(slave.try_clone()?)
+        .stdout(slave.try_clone()?)
+        .stderr(slave)
+        .spawn()
+        .context("start ctr")?;
+    let mut shown = Vec::new();
+    // A terminal whose other end is closed reads as EIO; what came before is kept.
+    drop(File::from(master).read_to_end(&mut shown));
+    let status = child.wait().context("wait for ctr")?;
+    Ok((
+        process::code(status),
+        String::from_utf8_lossy(&shown).into_owned(),
+    ))
+}
+
+fn null_io(bed: &Bed<'_>) -> Result<()> {
+    let container = bed.detached(
+        &["--null-io"],
+        Image::Busybox,
+        &["/bin/sh", "-c", "echo lost && cat && exit 5"],
+    )?;
+    container.reaches("STOPPED")?;
+    ensure!(container.delete_task()? == 5, "another exit status than 5");
+    container.delete_container()
+}
+
+fn log_file(bed: &Bed<'_>) -> Result<()> {
+    let container = bed.detached(
+        &["--log-uri", "file:///srv/log"],
+        Image::Busybox,
+        &["/bin/sh", "-c", "echo out; echo err >&2"],
+    )?;
+    container.reaches("STOPPED")?;
+    container.remove()?;
+    let log = bed.node.shell("cat /srv/log; rm /srv/log")?.ok()?;
+    ensure!(
+        log.stdout.contains("out") && log.stdout.contains("err"),
+        "{}",
+        log.stdout
+    );
+    Ok(())
+}

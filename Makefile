@@ -28,6 +28,7 @@ install: build ## the binary and its configuration on this host, below DESTDIR (
 
 fmt:
 	cargo fmt --all --check
+	cargo fmt --check --manifest-path runtime-core/fuzz/Cargo.toml
 
 clippy:
 	cargo clippy --locked --workspace --all-targets -- -D warnings

@@ -1,1 +1,80 @@
-fn main() {}
+//! `containerd-shim-sysbox-v2`: the containerd shim (runtime type `io.containerd.sysbox.v2`) of system containers.
+//!
+//! One process serves one pod: the task API on a Unix socket, events, standard streams, exit statuses. What a container
+//! is made of is `runtime_core`'s business; this crate turns containerd's words into its calls.
+#![forbid(unsafe_code)]
+
+mod bootstrap;
+mod config;
+mod convert;
+mod delete;
+mod epoll;
+mod error;
+mod events;
+mod flags;
+mod info;
+mod lifecycle;
+mod log;
+mod members;
+mod metrics;
+mod oom;
+mod options;
+mod pod;
+mod process;
+mod reap;
+mod server;
+mod service;
+mod socket;
+mod start;
+mod stdio;
+mod task;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::error::{Error, Result};
+use crate::flags::Flags;
+
+fn main() -> ExitCode {
+    stdio::binary::run_if_logger();
+    let result = Flags::parse(std::env::args().skip(1))
+        .map_err(|e| Error::InvalidArgument(e.to_string()))
+        .and_then(|flags| run(&flags));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "containerd-shim-sysbox-v2: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags) -> Result<()> {
+    if flags.version {
+        return print(concat!(
+            "containerd-shim-sysbox-v2:\n  Version: ",
+            env!("CARGO_PKG_VERSION"),
+            "\n"
+        ));
+    }
+    if flags.info {
+        return info::run();
+    }
+    match flags.command.as_deref() {
+        Some("start") => start::run(flags),
+        Some("delete") => delete::run(flags),
+        Some("serve") => server::run(flags),
+        other => Err(Error::InvalidArgument(format!(
+            "{}: no such command; containerd runs this program with start or delete, \
+             people with -info or -v",
+            other.unwrap_or("(none)")
+        ))),
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    use runtime_core::error::OsContext;
+    Ok(std::io::stdout()
+        .write_all(text.as_bytes())
+        .os("write", "stdout")?)
+}

@@ -1,0 +1,16 @@
+//! Descriptors that the runtime waits for.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a descriptor that can be polled.
+#[expect(
+    deprecated,
+    reason = "unsound only for a type whose descriptor can change; the replacement is unsafe, which this crate forbids"
+)]
+pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, interest)
+}

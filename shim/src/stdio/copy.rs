@@ -1,0 +1,194 @@
+//! Copying between descriptors that epoll can wait for: pipes, fifos and terminals. A stream takes one small buffer,
+//! however much goes through it.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::spawn_blocking;
+
+use crate::epoll;
+
+const BUFFER: usize = 8 << 10;
+
+/// A non-blocking descriptor.
+pub(super) type Fd = AsyncFd<OwnedFd>;
+
+/// Makes the open file description non-blocking and registers it.
+pub(super) fn nonblocking(fd: OwnedFd) -> io::Result<Fd> {
+    fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+    epoll::register(fd, Interest::READABLE | Interest::WRITABLE)
+}
+
+/// Where a copy ends up.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// Pipe, fifo or terminal.
+    Fd(Fd),
+    /// Regular file: cannot be waited for, so written by a thread of the pool.
+    File(File),
+    /// Nowhere: what the process writes is read and dropped.
+    Null,
+}
+
+impl Sink {
+    /// Writes all of `data` and gives the buffer back.
+    async fn write(&mut self, data: Vec<u8>) -> io::Result<Vec<u8>> {
+        match self {
+            Sink::Fd(fd) => {
+                let mut rest = &data[..];
+                while !rest.is_empty() {
+                    let n = fd
+                        .async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, rest)?))
+                        .await?;
+                    rest = &rest[n..];
+                }
+                Ok(data)
+            }
+            Sink::File(file) => {
+                let mut file = file.try_clone()?;
+                spawn_blocking(move || file.write_all(&data).map(|()| data)).await?
+            }
+            Sink::Null => Ok(data),
+        }
+    }
+}
+
+/// Copies until the source ends. When `gone` is ready, the source ends as soon as nothing more can be read at once: a
+/// terminal stays open as long as any process has it, but its output belongs to the one that was asked for.
+///
+/// An error of the sink (a full disk) is reported once, and the rest of the output is dropped: the process must not be
+/// stopped by its log.
+pub(super) async fn copy(from: Fd, mut to: Sink, gone: impl Future<Output = ()>, stream: &str) {
+    tokio::pin!(gone);
+    let mut is_gone = false;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = read(&from, &mut buffer), if !is_gone => read,
+            () = &mut gone, if !is_gone => {
+                is_gone = true;
+                continue;
+            }
+            else => drain(&from, &mut buffer),
+        };
+        match read {
+            // EIO: the last process closed the terminal (pty(7)).
+            Ok(0) => return,
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return,
+            Err(error) => {
+                tracing::warn!(stream, %error, "reading failed");
+                return;
+            }
+            Ok(n) => {
+                buffer.truncate(n);
+                match to.write(buffer).await {
+                    Ok(written) => buffer = written,
+                    Err(error) => {
+                        tracing::warn!(stream, %error, "writing failed; output is dropped from here on");
+                        to = Sink::Null;
+                        buffer = Vec::new();
+                    }
+                }
+                buffer.resize(BUFFER, 0);
+            }
+        }
+    }
+}
+
+async fn read(from: &Fd, buffer: &mut [u8]) -> io::Result<usize> {
+    from.async_io(Interest::READABLE, |fd| {
+        Ok(rustix::io::read(fd, &mut *buffer)?)
+    })
+    .await
+}
+
+/// What can be read at once; nothing is the end.
+fn drain(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    match rustix::io::read(from, buffer) {
+        Err(rustix::io::Errno::AGAIN) => Ok(0),
+        read => Ok(read?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::pipe;
+    use std::future::pending;
+    use std::io::Read;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn everything_arrives_in_order() {
+        let (source_read, source_write) = pipe().unwrap();
+        let (sink_read, sink_write) = pipe().unwrap();
+        let copying = copy(
+            nonblocking(source_read).unwrap(),
+            Sink::Fd(nonblocking(sink_write).unwrap()),
+            pending(),
+            "stdout",
+        );
+        let writer = spawn_blocking(move || {
+            let mut file = File::from(source_write);
+            for n in 0u32..1_000_000 {
+                file.write_all(&n.to_le_bytes()).unwrap();
+            }
+        });
+        let reader = spawn_blocking(move || {
+            let mut all = Vec::new();
+            File::from(sink_read).read_to_end(&mut all).unwrap();
+            all
+        });
+        copying.await;
+        writer.await.unwrap();
+        let all = reader.await.unwrap();
+        assert_eq!(all.len(), 4_000_000);
+        assert!(
+            (0u32..)
+                .zip(all.chunks(4))
+                .all(|(n, four)| four == n.to_le_bytes())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_gone_does_not_stop_the_process() {
+        let (source_read, source_write) = pipe().unwrap();
+        let (sink_read, sink_write) = pipe().unwrap();
+        drop(sink_read);
+        let copying = copy(
+            nonblocking(source_read).unwrap(),
+            Sink::Fd(nonblocking(sink_write).unwrap()),
+            pending(),
+            "stdout",
+        );
+        let writer =
+            spawn_blocking(move || File::from(source_write).write_all(&[0; 300_000]).unwrap());
+        timeout(Duration::from_secs(5), copying).await.unwrap();
+        writer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn once_the_process_is_gone_what_is_there_is_all() {
+        let (source_read, source_write) = pipe().unwrap();
+        let (sink_read, sink_write) = pipe().unwrap();
+        rustix::io::write(&source_write, b"last words").unwrap();
+        let copying = copy(
+            nonblocking(source_read).unwrap(),
+            Sink::Fd(nonblocking(sink_write).unwrap()),
+            std::future::ready(()),
+            "stdout",
+        );
+        timeout(Duration::from_secs(5), copying).await.unwrap();
+        let mut all = String::new();
+        File::from(sink_read).read_to_string(&mut all).unwrap();
+        assert_eq!(all, "last words");
+        drop(source_write); // Open all the while.
+    }
+}

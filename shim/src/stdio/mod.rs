@@ -1,0 +1,328 @@
+//! Standard streams of a process: from its pipes or its terminal to where containerd's client wants them, and back.
+//!
+//! The process never holds a client's fifo itself, and the shim holds both ends of each fifo: a container goes on
+//! writing while containerd or its client restarts (containerd `process/io.go`).
+
+pub(crate) mod binary;
+mod copy;
+mod uri;
+
+use std::fs::{self, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use runtime_core::Stdio;
+use runtime_core::error::OsContext;
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+
+use self::binary::Logger;
+use self::copy::{Fd, Sink, copy, nonblocking};
+use self::uri::Target;
+use crate::error::{Error, Result};
+
+/// How long Delete waits for output that is still on its way.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Streams as a request names them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Streams {
+    /// URI of stdin.
+    pub(crate) stdin: String,
+    /// URI of stdout, of the terminal's output if there is one.
+    pub(crate) stdout: String,
+    /// URI of stderr; unused with a terminal.
+    pub(crate) stderr: String,
+    /// The process gets a terminal.
+    pub(crate) terminal: bool,
+}
+
+/// Whose streams these are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner<'a> {
+    /// Container id, or exec id.
+    pub(crate) id: &'a str,
+    /// containerd namespace.
+    pub(crate) namespace: &'a str,
+    /// Host user and group that are to own the pipes.
+    pub(crate) ids: Option<(u32, u32)>,
+}
+
+/// Our side of a process's streams.
+#[derive(Debug)]
+pub(crate) struct Io {
+    /// Copies of output; aborted when dropped. Locked for a few instructions.
+    outputs: Mutex<JoinSet<()>>,
+    stdin: Mutex<Stdin>,
+    /// The terminal's master, once there is one.
+    console: OnceLock<OwnedFd>,
+    /// Where the terminal's output will go, until there is a terminal.
+    console_sink: Mutex<Option<Sink>>,
+    /// A slave of the terminal: without it the master would hang up whenever the container closes the last of its own,
+    /// as systemd does between two uses of its console.
+    console_peer: Mutex<Option<OwnedFd>>,
+    logger: Mutex<Option<Logger>>,
+    exited: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Stdin {
+    /// Reader of the client's fifo, until the copy runs.
+    source: Option<Fd>,
+    /// Writer of the client's fifo: while we hold it, a client that goes away is no end of file.
+    hold: Option<OwnedFd>,
+    copy: Option<AbortHandle>,
+}
+
+impl Io {
+    /// Opens the streams; never waits for the other end of a fifo. Returns the process's ends, too.
+    pub(crate) async fn open(streams: &Streams, owner: Owner<'_>) -> Result<(Stdio, Io)> {
+        let io = Io {
+            outputs: Mutex::default(),
+            stdin: Mutex::default(),
+            console: OnceLock::new(),
+            console_sink: Mutex::default(),
+            console_peer: Mutex::default(),
+            logger: Mutex::default(),
+            exited: watch::Sender::new(false),
+        };
+        let mut process = Stdio::default();
+        if let Target::Path(path) = uri::parse(&streams.stdin)? {
+            let (source, hold) = open_stdin(&path)?;
+            let mut stdin = lock(&io.stdin);
+            stdin.hold = Some(hold);
+            stdin.source = Some(source);
+        }
+        let (stdout, stderr) = match uri::parse(&streams.stdout)? {
+            // A program and a file take both streams, whatever stderr says.
+            Target::Binary {
+                path,
+                args,
+                must_say_ready,
+            } => {
+                let (logger, outputs) =
+                    Logger::start(&path, &args, must_say_ready, owner.id, owner.namespace).await?;
+                *lock(&io.logger) = Some(logger);
+                if streams.terminal {
+                    let sink = nonblocking(outputs.stdout).os("epoll on", "logger's pipe")?;
+                    *lock(&io.console_sink) = Some(Sink::Fd(sink));
+                    return Ok((process, io));
+                }
+                owner.own(&outputs.stdout)?;
+                owner.own(&outputs.stderr)?;
+                process.stdout = Some(outputs.stdout);
+                process.stderr = Some(outputs.stderr);
+                io.connect_stdin(&mut process, owner)?;
+                return Ok((process, io));
+            }
+            Target::File(path) => {
+                make_parent(&path)?;
+                let stderr = (!streams.terminal).then(|| open_file(&path)).transpose()?;
+                (Some(open_file(&path)?), stderr)
+            }
+            stdout => {
+                let stderr = if streams.terminal {
+                    Target::Null
+                } else {
+                    uri::parse(&streams.stderr)?
+                };
+                (open_sink(stdout)?, open_sink(stderr)?)
+            }
+        };
+        if streams.terminal {
+            *lock(&io.console_sink) = Some(stdout.unwrap_or(Sink::Null));
+            return Ok((process, io));
+        }
+        process.stdout = io.connect_output(stdout, owner, "stdout")?;
+        process.stderr = io.connect_output(stderr, owner, "stderr")?;
+        io.connect_stdin(&mut process, owner)?;
+        Ok((process, io))
+    }
+
+    /// A pipe whose reading end is copied to the sink; the writing end is the process's.
+    fn connect_output(
+        &self,
+        sink: Option<Sink>,
+        owner: Owner<'_>,
+        stream: &'static str,
+    ) -> Result<Option<OwnedFd>> {
+        let Some(sink) = sink else { return Ok(None) };
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).os("pipe2", stream)?;
+        owner.own(&write)?;
+        let read = nonblocking(read).os("epoll on", stream)?;
+        lock(&self.outputs).spawn(copy(read, sink, std::future::pending(), stream));
+        Ok(Some(write))
+    }
+
+    fn connect_stdin(&self, process: &mut Stdio, owner: Owner<'_>) -> Result<()> {
+        let Some(source) = lock(&self.stdin).source.take() else {
+            return Ok(());
+        };
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).os("pipe2", "stdin")?;
+        owner.own(&read)?;
+        let write = nonblocking(write).os("epoll on", "stdin")?;
+        self.copy_stdin(source, Sink::Fd(write));
+        process.stdin = Some(read);
+        Ok(())
+    }
+
+    fn copy_stdin(&self, source: Fd, sink: Sink) {
+        let task = tokio::spawn(copy(source, sink, std::future::pending(), "stdin"));
+        lock(&self.stdin).copy = Some(task.abort_handle());
+    }
+
+    /// Starts copying from and to the terminal.
+    pub(crate) fn attach_console(&self, master: OwnedFd) -> Result<()> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        *lock(&self.console_peer) = ioctl_tiocgptpeer(&master, flags).ok();
+        let dup = |fd: &OwnedFd| fd.try_clone().os("dup", "console");
+        let mut exited = self.exited.subscribe();
+        if let Some(sink) = lock(&self.console_sink).take() {
+            let read = nonblocking(dup(&master)?).os("epoll on", "console")?;
+            let gone = async move {
+                // An error means that the streams are being dropped.
+                let _ = exited.wait_for(|exited| *exited).await;
+            };
+            lock(&self.outputs).spawn(copy(read, sink, gone, "console"));
+        }
+        let source = lock(&self.stdin).source.take();
+        if let Some(source) = source {
+            let write = nonblocking(dup(&master)?).os("epoll on", "console")?;
+            self.copy_stdin(source, Sink::Fd(write));
+        }
+        let _ = self.console.set(master);
+        Ok(())
+    }
+
+    /// Sets the terminal's size; without a terminal nothing.
+    pub(crate) fn resize(&self, columns: u32, rows: u32) -> Result<()> {
+        let Some(console) = self.console.get() else {
+            return Ok(());
+        };
+        let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+        let size = Winsize {
+            ws_col: clamp(columns),
+            ws_row: clamp(rows),
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        Ok(tcsetwinsize(console, size).os("TIOCSWINSZ", format_args!("{columns}x{rows}"))?)
+    }
+
+    /// Lets the process see the end of its input once the client has gone, too.
+    pub(crate) fn close_stdin(&self) {
+        lock(&self.stdin).hold = None;
+    }
+
+    /// The process has exited: its input ends, and its terminal when nothing more comes from it.
+    pub(crate) fn process_exited(&self) {
+        let mut stdin = lock(&self.stdin);
+        stdin.hold = None;
+        if let Some(copy) = stdin.copy.take() {
+            copy.abort();
+        }
+        drop(stdin);
+        *lock(&self.console_peer) = None;
+        self.exited.send_replace(true);
+    }
+
+    /// Waits until all output has reached its destination, or for ten seconds; then lets go of everything.
+    pub(crate) async fn drain(&self) {
+        let mut outputs = std::mem::take(&mut *lock(&self.outputs));
+        let all = async { while outputs.join_next().await.is_some() {} };
+        if timeout(DRAIN_TIMEOUT, all).await.is_err() {
+            tracing::warn!("output was not read within ten seconds; the rest is lost");
+        }
+        drop(outputs);
+        let logger = lock(&self.logger).take();
+        if let Some(logger) = logger {
+            logger.finish().await;
+        }
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if let Some(copy) = lock(&self.stdin).copy.take() {
+            copy.abort();
+        }
+    }
+}
+
+impl Owner<'_> {
+    /// Gives a pipe to the user that the client named; otherwise the runtime gives it to the process's own.
+    fn own(self, pipe: &OwnedFd) -> Result<()> {
+        let Some((uid, gid)) = self.ids else {
+            return Ok(());
+        };
+        let ids = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        Ok(fchown(pipe, ids.0, ids.1).os("fchown", format_args!("pipe {uid}:{gid}"))?)
+    }
+}
+
+/// The reading end of the client's fifo and a writing end to hold. Opened in this order neither waits (fifo(7)).
+fn open_stdin(path: &Path) -> Result<(Fd, OwnedFd)> {
+    let open = |access| {
+        let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).os("open stdin", path.display())
+    };
+    let source = nonblocking(open(OFlags::RDONLY)?).os("epoll on", path.display())?;
+    Ok((source, open(OFlags::WRONLY)?))
+}
+
+fn open_sink(target: Target) -> Result<Option<Sink>> {
+    match target {
+        Target::Null => Ok(None),
+        Target::File(path) => {
+            make_parent(&path)?;
+            open_file(&path).map(Some)
+        }
+        Target::Path(path) => {
+            let kind = fs::metadata(&path).os("stat", path.display())?.file_type();
+            if !kind.is_fifo() {
+                return open_file(&path).map(Some);
+            }
+            // Both ends: the process gets no EPIPE while the client is away.
+            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let fifo = rustix::fs::open(&path, flags, Mode::empty()).os("open", path.display())?;
+            let fifo = nonblocking(fifo).os("epoll on", path.display())?;
+            Ok(Some(Sink::Fd(fifo)))
+        }
+        Target::Binary { path, .. } => Err(Error::InvalidArgument(format!(
+            "stdio: stderr: binary://{}: stdout must name the same program",
+            path.display()
+        ))),
+    }
+}
+
+fn open_file(path: &Path) -> Result<Sink> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .open(path)
+        .os("open", path.display())?;
+    Ok(Sink::File(file))
+}
+
+fn make_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    Ok(fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(parent)
+        .os("mkdir", parent.display())?)
+}
+
+/// All locks of this module are held for a few instructions.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

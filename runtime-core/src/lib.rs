@@ -15,6 +15,7 @@ pub mod plan;
 pub mod pod;
 pub mod ranges;
 pub mod reap;
+pub mod seccomp;
 pub mod step;
 #[expect(unsafe_code, reason = "system calls that no kept crate offers")]
 mod sys;

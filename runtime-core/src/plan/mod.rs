@@ -28,6 +28,7 @@ use crate::cgroup::limits::Limits;
 use crate::config::Config;
 use crate::error::{Error, Result, Warning};
 use crate::idmap::IdMap;
+use crate::seccomp;
 use environment::Sysbox;
 use namespaces::TimeOffsets;
 
@@ -160,15 +161,14 @@ impl Plan {
         )?;
         let (limits, limit_warnings) = Limits::new(linux.resources().as_ref())?;
         warnings.extend(limit_warnings);
-        if let Some(seccomp) = linux.seccomp() {
-            return Err(Error::Unsupported {
-                feature: format!(
-                    "linux.seccomp with default action {}",
-                    seccomp.default_action()
-                ),
-                needs: "the filter compiler".into(),
-            });
-        }
+        let seccomp = match linux.seccomp() {
+            None => None,
+            Some(profile) => {
+                let (program, seccomp_warnings) = seccomp::compile(profile)?;
+                warnings.extend(seccomp_warnings);
+                Some(program)
+            }
+        };
         let (process, process_warnings) = process::checked(
             given_process,
             ProcessContext {
@@ -177,7 +177,7 @@ impl Plan {
                 honor_caps: sysbox.honor_caps,
                 ids: (namespaces.user == NsSource::New).then_some(input.config.ids.per_pod),
                 idmap: idmap.as_ref(),
-                seccomp: None,
+                seccomp: seccomp.as_ref(),
             },
         )?;
         warnings.extend(process_warnings);

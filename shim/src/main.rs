@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bootstrap;
+mod check;
 mod config;
 mod convert;
 mod delete;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         .map_err(|e| Error::InvalidArgument(e.to_string()))
         .and_then(|flags| run(&flags));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "containerd-shim-sysbox-v2: {error}");
             ExitCode::FAILURE
@@ -49,27 +50,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: &Flags) -> Result<()> {
+fn run(flags: &Flags) -> Result<ExitCode> {
     if flags.version {
-        return print(concat!(
+        print(concat!(
             "containerd-shim-sysbox-v2:\n  Version: ",
             env!("CARGO_PKG_VERSION"),
             "\n"
-        ));
+        ))?;
+        return Ok(ExitCode::SUCCESS);
     }
     if flags.info {
-        return info::run();
+        info::run()?;
+        return Ok(ExitCode::SUCCESS);
     }
     match flags.command.as_deref() {
-        Some("start") => start::run(flags),
-        Some("delete") => delete::run(flags),
-        Some("serve") => server::run(flags),
-        other => Err(Error::InvalidArgument(format!(
-            "{}: no such command; containerd runs this program with start or delete, \
-             people with -info or -v",
-            other.unwrap_or("(none)")
-        ))),
+        Some("start") => start::run(flags)?,
+        Some("delete") => delete::run(flags)?,
+        Some("serve") => server::run(flags)?,
+        Some("check") => return check::run(flags),
+        other => {
+            return Err(Error::InvalidArgument(format!(
+                "{}: no such command; containerd runs this program with start or delete, \
+                 people with check, -info or -v",
+                other.unwrap_or("(none)")
+            )));
+        }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(text: &str) -> Result<()> {

@@ -4,10 +4,13 @@
 
 mod basic;
 mod bed;
+mod docker;
 mod exec;
 mod isolation;
 mod lifecycle;
+mod rows;
 mod stdio;
+mod systemd;
 
 use std::process::ExitCode;
 
@@ -25,6 +28,8 @@ fn main() -> ExitCode {
         exec::CASES,
         lifecycle::CASES,
         isolation::CASES,
+        systemd::CASES,
+        docker::CASES,
     ]
     .concat();
     let trials = cases.iter().flat_map(Case::trials).collect();

@@ -29,7 +29,7 @@ u SystemCallFilter -p SystemCallFilter=@system-service true
 u MemoryDenyWriteExecute -p MemoryDenyWriteExecute=yes true
 u LockPersonality -p LockPersonality=yes -p RestrictRealtime=yes -p RestrictSUIDSGID=yes true
 u NoNewPrivileges -p NoNewPrivileges=yes grep 'NoNewPrivs:.1' /proc/self/status
-u InaccessiblePaths -p InaccessiblePaths=/etc/shadow sh -c '! cat /etc/shadow'
+u InaccessiblePaths -p InaccessiblePaths=/etc/shadow sh -c '! grep root /etc/shadow'
 u ReadOnlyPaths=/ -p ReadOnlyPaths=/ sh -c '! touch /root/x'
 u BindPaths -p BindPaths=/etc:/mnt test -e /mnt/hosts
 u TemporaryFileSystem -p TemporaryFileSystem=/mnt:ro sh -c '! touch /mnt/x'
@@ -47,5 +47,5 @@ t "systemd-sysctl" systemctl restart systemd-sysctl
 t "systemd-tmpfiles" systemd-tmpfiles --create
 t "journal" sh -ec 'logger -t probe found; journalctl --sync; journalctl -t probe -o cat | grep found'
 t "user manager" sh -ec 'loginctl enable-linger root; systemctl start user@0; systemctl is-active user@0'
-t "timer" systemd-run -q --wait --on-active=0.1 --unit timed true
+t "timer" sh -ec 'systemd-run -q --on-active=0.1 touch /run/timed; until [ -e /run/timed ]; do sleep 0.1; done'
 echo done

@@ -1,6 +1,9 @@
 //! The plan against whole specs, as JSON: what engines write, and what is refused.
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod details;
+mod invalid;
+mod limits;
 mod valid;
 
 use std::path::Path;
@@ -31,4 +34,16 @@ fn plan(spec: &Value) -> runtime_core::Result<Plan> {
         terminal: None,
         last_cap: 40,
     })
+}
+
+/// Puts `value` at a JSON pointer, objects on the way there made if need be.
+fn put(spec: &mut Value, pointer: &str, value: Value) {
+    let mut at = spec;
+    for key in pointer.split('/').skip(1) {
+        at = match key.parse::<usize>() {
+            Ok(index) => &mut at[index],
+            Err(_) => &mut at[key],
+        };
+    }
+    *at = value;
 }

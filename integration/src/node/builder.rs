@@ -139,8 +139,10 @@ fn self_contained(upper: &Path, shim: Option<&Path>, cri: bool) -> Result<()> {
     fs::create_dir_all(&bin)?;
     if let Some(shim) = shim {
         let target = bin.join("containerd-shim-sysbox-v2");
-        fs::copy(shim, &target)
-            .with_context(|| format!("copy {} into the node", shim.display()))?;
+        // A link where the cache is on the same file system: an unstripped shim has a hundred megabytes.
+        fs::hard_link(shim, &target)
+            .or_else(|_| fs::copy(shim, &target).map(drop))
+            .with_context(|| format!("put {} into the node", shim.display()))?;
     }
     let off = if cri {
         ""

@@ -335,11 +335,11 @@ fn neighbours_come_and_go_at_the_same_time() {
         return;
     };
     std::thread::scope(|scope| {
-        for worker in 0..8 {
+        for worker in 0..4 {
             let sandbox = &sandbox;
             scope.spawn(move || {
-                for round in 0..20 {
-                    let cgroup = sandbox.create(&format!("shared/{worker}-{round}"));
+                for round in 0..100 {
+                    let cgroup = sandbox.create(&format!("a/b/c/d/{worker}-{round}"));
                     assert!(cgroup.open_leaf().is_ok());
                     cgroup.remove().unwrap();
                 }
@@ -353,27 +353,73 @@ fn one_of_many_gets_the_same_path() {
     let Some(sandbox) = Sandbox::enter("same") else {
         return;
     };
-    let (made, barrier) = (
-        std::sync::Mutex::new(Vec::new()),
-        std::sync::Barrier::new(8),
-    );
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                barrier.wait();
-                let path = sandbox.path("c");
-                let caps = CgroupConfig::default();
-                match Cgroup::create(&sandbox.hierarchy, &path, OWNER, &caps) {
-                    Ok(cgroup) => made.lock().unwrap().push(cgroup),
-                    Err(Error::AlreadyExists(_)) => {}
-                    Err(error) => panic!("{}", error.chain()),
-                }
-            });
-        }
-    });
-    let made = made.into_inner().unwrap();
-    assert_eq!(made.len(), 1);
-    assert!(made[0].dir().join(LEAF).exists());
+    let barrier = std::sync::Barrier::new(4);
+    for round in 0..100 {
+        let made = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    let path = sandbox.path("c");
+                    let caps = CgroupConfig::default();
+                    match Cgroup::create(&sandbox.hierarchy, &path, OWNER, &caps) {
+                        Ok(cgroup) => made.lock().unwrap().push(cgroup),
+                        Err(Error::AlreadyExists(_)) => {}
+                        Err(error) => panic!("round {round}: {}", error.chain()),
+                    }
+                });
+            }
+        });
+        let made = made.into_inner().unwrap();
+        assert_eq!(made.len(), 1, "round {round}");
+        assert!(made[0].dir().join(LEAF).exists());
+    }
+}
+
+#[test]
+fn what_was_removed_is_not_removed_again() {
+    let Some(sandbox) = Sandbox::enter("again") else {
+        return;
+    };
+    let _neighbour = sandbox.create("neighbour");
+    let old = sandbox.create("p/c");
+    old.remove().unwrap();
+    let new = sandbox.create("p/c");
+    old.remove().unwrap();
+    assert!(new.dir().join(LEAF).exists());
+    new.remove().unwrap();
+    // Somebody else's by now.
+    let parent = sandbox.absolute("p");
+    std::fs::create_dir_all(&parent).unwrap();
+    old.remove().unwrap();
+    drop((old, new));
+    assert!(parent.exists());
+    std::fs::remove_dir(&parent).unwrap();
+}
+
+/// The shim inherits whatever umask its caller has; a process of its own, because threads share it.
+#[test]
+fn the_umask_does_not_matter() {
+    const CHILD: &str = "CGROUP_UMASK_CHILD";
+    if std::env::var_os(CHILD).is_none() {
+        let me = std::env::current_exe().unwrap();
+        let script = "umask 077; exec \"$0\" --exact the_umask_does_not_matter";
+        let mut child = std::process::Command::new("/bin/sh");
+        child
+            .args(["-c", script])
+            .arg(me)
+            .env(CHILD, "1")
+            .stdout(std::process::Stdio::null());
+        assert_eq!(common::run(child), ExitStatus::Code(0));
+        return;
+    }
+    let Some(sandbox) = Sandbox::enter("umask") else {
+        return;
+    };
+    let cgroup = sandbox.create("c");
+    for path in [cgroup.dir().to_owned(), cgroup.dir().join(LEAF)] {
+        assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o777, 0o755);
+    }
 }
 
 #[test]

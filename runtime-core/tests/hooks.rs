@@ -180,6 +180,22 @@ fn much_output_and_state_unread_or_large_do_not_block() {
 }
 
 #[test]
+fn time_is_limited_though_the_state_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut big = state();
+    big.annotations.insert("big".into(), "x".repeat(1 << 20));
+    let mut hook = shell("exec sleep 600");
+    hook.timeout = Some(1);
+    let error = run("prestart", &[hook], &big, dir.path())
+        .unwrap_err()
+        .chain();
+    assert!(
+        error.ends_with("killed after its timeout of 1 s"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_daemon_that_a_hook_leaves_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let start = Instant::now();

@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::{Process, Sandbox, eventually};
 use runtime_core::cgroup::LEAF;
@@ -112,6 +114,29 @@ fn threads_get_disjoint_ranges() {
     let taken = taken.into_inner().unwrap();
     let firsts: BTreeSet<_> = taken.iter().map(|range| range.first).collect();
     assert_eq!(firsts.len(), 50);
+}
+
+/// An owner that removes its file while another has just opened it must not leave the other with a lock on nothing.
+#[test]
+fn taking_and_giving_back_at_once_stays_exclusive() {
+    let dir = private_dir();
+    let pool = Pool::new(&ids(1), dir.path()).unwrap();
+    let taken = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let deadline = Instant::now() + Duration::from_millis(500);
+                while Instant::now() < deadline {
+                    let Ok(range) = pool.allocate() else { continue };
+                    assert!(!taken.swap(true, Ordering::SeqCst), "two have it");
+                    std::thread::yield_now();
+                    taken.store(false, Ordering::SeqCst);
+                    drop(range);
+                }
+            });
+        }
+    });
+    assert_eq!(files(dir.path()), 0);
 }
 
 #[test]

@@ -153,7 +153,10 @@ pub(super) fn remove_made(mut dir: OwnedFd, components: &[&str]) {
         let Ok(parent) = tree::open(dir.as_fd(), "..") else {
             return;
         };
-        if unlinkat(&parent, *name, AtFlags::REMOVEDIR).is_err() {
+        // Somebody else's may be there by now.
+        if !tree::is_at(parent.as_fd(), name, dir.as_fd())
+            || unlinkat(&parent, *name, AtFlags::REMOVEDIR).is_err()
+        {
             return;
         }
         dir = parent;

@@ -18,7 +18,6 @@ mod tree;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, Uid, chownat, fchown, flock, mkdirat};
@@ -59,7 +58,6 @@ pub struct Cgroup {
     /// The device program in force.
     devices: Mutex<Option<OwnedFd>>,
     remove_on_drop: bool,
-    removed: AtomicBool,
 }
 
 impl Cgroup {
@@ -97,7 +95,6 @@ impl Cgroup {
                 refused,
                 devices: Mutex::new(None),
                 remove_on_drop: true,
-                removed: AtomicBool::new(false),
             };
             cgroup.set_up(config)?;
             return Ok(cgroup);
@@ -127,7 +124,6 @@ impl Cgroup {
             refused: Vec::new(),
             devices: Mutex::new(None),
             remove_on_drop: false,
-            removed: AtomicBool::new(false),
         })
     }
 
@@ -267,9 +263,6 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Os`] with EBUSY where a process still lives in it.
     pub fn remove(&self) -> Result<()> {
-        if self.removed.load(Ordering::Acquire) {
-            return Ok(());
-        }
         let components: Vec<_> = self.relative.split('/').collect();
         let (Some(name), parents) = (components.last(), &components[..components.len() - 1]) else {
             return Ok(());
@@ -277,7 +270,6 @@ impl Cgroup {
         let parent =
             tree::open(self.dir.as_fd(), "..").os("open parent of", self.path.display())?;
         remove(parent.as_fd(), name, self.dir.as_fd()).os("rmdir", self.path.display())?;
-        self.removed.store(true, Ordering::Release);
         hierarchy::remove_made(parent, parents);
         Ok(())
     }
@@ -312,7 +304,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if !self.remove_on_drop || *self.removed.get_mut() {
+        if !self.remove_on_drop {
             return;
         }
         if let Err(error) = self.kill().and_then(|()| self.remove()) {
@@ -352,7 +344,7 @@ fn make(parent: BorrowedFd<'_>, components: &[&str], path: &Path) -> Result<Opti
         };
     }
     // Between mkdir and flock another shim may have taken it for a left-over.
-    Ok(is_at(parent, name, dir.as_fd()).then_some(dir))
+    Ok(tree::is_at(parent, name, dir.as_fd()).then_some(dir))
 }
 
 /// Removes all below `dir` and then `dir` itself, which is `name` in `parent`.
@@ -360,7 +352,7 @@ fn remove(parent: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> rustix::io
     let deadline = Instant::now() + REMOVE_PATIENCE;
     loop {
         tree::remove_below(dir)?;
-        if !is_at(parent, name, dir) {
+        if !tree::is_at(parent, name, dir) {
             return Ok(());
         }
         match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
@@ -373,11 +365,4 @@ fn remove(parent: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> rustix::io
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Whether `name` in `parent` is still the directory `dir`.
-fn is_at(parent: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> bool {
-    let at = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
-    let held = rustix::fs::fstat(dir);
-    matches!((at, held), (Ok(at), Ok(held)) if at.st_ino == held.st_ino && at.st_dev == held.st_dev)
 }

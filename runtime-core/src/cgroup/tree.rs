@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::{Errno, Result};
 
 use super::file;
@@ -22,6 +22,12 @@ pub(super) fn open(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<
 /// Whether the error says that the cgroup has been removed meanwhile.
 pub(super) fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::NODEV)
+}
+
+/// Whether `name` in `parent` is still the directory `dir`; the kernel gives no inode number twice.
+pub(super) fn is_at(parent: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> bool {
+    let at = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    matches!((at, fstat(dir)), (Ok(at), Ok(held)) if at.st_ino == held.st_ino && at.st_dev == held.st_dev)
 }
 
 /// Removes every cgroup below `dir`, deepest first. False: one is in use, or was made meanwhile.

@@ -158,6 +158,13 @@ impl Drop for Process {
     }
 }
 
+/// Runs a program to its end.
+#[allow(clippy::zombie_processes)] // waited for by its pidfd
+pub fn run(mut command: Command) -> ExitStatus {
+    let child = command.spawn().unwrap();
+    reap::reap_blocking(pidfd_open(pid(&child), PidfdFlags::empty()).unwrap()).unwrap()
+}
+
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()
 }

@@ -146,6 +146,8 @@ pub fn node_root(release: Release) -> Result<PathBuf> {
             "kmod",
             "ca-certificates",
             "fuse3",
+            "acl",
+            "libcap2-bin",
         ],
         hooks: &[],
     };

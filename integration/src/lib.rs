@@ -7,6 +7,7 @@
 //! | [`debian`] | root file systems from Debian packages |
 //! | [`image`] | OCI images made of those, without a registry |
 //! | [`node`] | a real containerd in private namespaces |
+//! | [`kernel_log`] | what the kernel complained about |
 //! | [`leak`] | what a test left behind |
 //! | [`pool`] | nodes that tests borrow |
 //! | [`process`] | commands with a deadline |
@@ -18,6 +19,7 @@ pub mod cache;
 pub mod debian;
 pub mod host;
 pub mod image;
+pub mod kernel_log;
 pub mod leak;
 pub mod node;
 pub mod pool;

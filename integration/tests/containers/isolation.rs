@@ -20,7 +20,6 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("attacks_are_refused", OURS, attacks),
     Case::new("no_write_through_proc", OURS, proc_writes),
     Case::new("no_write_through_sys", OURS, sys_writes),
-    Case::new("owners_on_disk", OURS, owners),
     Case::new("time_starts_with_the_container", OURS, time),
 ];
 
@@ -323,23 +322,6 @@ fn outside(found: &Value, own: impl Fn(&str) -> bool) -> Vec<String> {
         .filter(|path| !own(path))
         .map(str::to_owned)
         .collect()
-}
-
-fn owners(bed: &Bed<'_>) -> Result<()> {
-    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
-    container.shell("cd /root; touch root; touch user; chown 1000:1001 user; cp /bin/busybox setuid; chmod 4755 setuid; mkfifo fifo; ln -s x link; rm -r /layers/replaced; mkdir /layers/replaced; rm /layers/kept")?;
-    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", bed.node.pid()))?;
-    ensure!(
-        !mounts.contains("idmapped"),
-        "the node sees an ID-mapped mount:\n{mounts}"
-    );
-    let find = "cd /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots; d=$(ls -d */fs | sort -n | tail -1); cd $d; stat -c '%n %u:%g %a %F' root/root root/user root/setuid root/fifo root/link layers/kept layers/replaced";
-    let seen = bed.node.shell(find)?.ok()?;
-    let expected = "root/root 0:0 644 regular empty file\nroot/user 1000:1001 644 regular empty file\nroot/setuid 0:0 4755 regular file\nroot/fifo 0:0 644 fifo\nroot/link 0:0 777 symbolic link\nlayers/kept 0:0 0 character special file\nlayers/replaced 0:0 755 directory\n";
-    ensure!(seen.stdout == expected, "{}", seen.stdout);
-    let inner = container.shell("stat -c '%u:%g' /root/root /root/user /bin/busybox /home/user")?;
-    ensure!(inner == "0:0\n1000:1001\n0:0\n1000:1000", "{inner}");
-    container.remove()
 }
 
 fn time(bed: &Bed<'_>) -> Result<()> {

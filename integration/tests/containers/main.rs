@@ -6,6 +6,7 @@ mod basic;
 mod bed;
 mod docker;
 mod exec;
+mod files;
 mod isolation;
 mod lifecycle;
 mod rows;
@@ -15,7 +16,7 @@ mod systemd;
 use std::process::ExitCode;
 
 use integration::leak::Snapshot;
-use integration::pool;
+use integration::{kernel_log, pool};
 use libtest_mimic::{Arguments, run};
 
 use bed::Case;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         exec::CASES,
         lifecycle::CASES,
         isolation::CASES,
+        files::CASES,
         systemd::CASES,
         docker::CASES,
     ]
@@ -35,11 +37,23 @@ fn main() -> ExitCode {
     let trials = cases.iter().flat_map(Case::trials).collect();
 
     let host = Snapshot::of_host();
+    // Without root nothing runs that could make the kernel complain.
+    let log = kernel_log::position().ok();
     let conclusion = run(&arguments, trials);
     pool::drain();
-    let left = host.difference(&Snapshot::of_host());
-    for fact in &left {
-        eprintln!("the host is not as it was before the tests: {fact}");
+    let mut complaints = host.difference(&Snapshot::of_host());
+    if let Some(log) = log {
+        match kernel_log::warnings_since(log) {
+            Ok(lines) => complaints.extend(
+                lines
+                    .into_iter()
+                    .map(|line| format!("the kernel says: {line}")),
+            ),
+            Err(error) => complaints.push(format!("{error:#}")),
+        }
+    }
+    for complaint in &complaints {
+        eprintln!("after the tests: {complaint}");
     }
     if !arguments.list {
         println!(
@@ -47,7 +61,7 @@ fn main() -> ExitCode {
             conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored
         );
     }
-    if left.is_empty() {
+    if complaints.is_empty() {
         conclusion.exit_code()
     } else {
         ExitCode::FAILURE

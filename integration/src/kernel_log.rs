@@ -1,0 +1,86 @@
+//! What the kernel complained about while tests ran (Documentation/ABI/testing/dev-kmsg).
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+
+use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
+
+/// The least urgent level that counts: warnings (syslog(2), levels).
+const WARNING: u32 = 4;
+
+/// The number of the last record so far.
+///
+/// # Errors
+/// If the log cannot be read.
+pub fn position() -> Result<u64> {
+    Ok(records()?.last().map_or(0, |record| record.number))
+}
+
+/// Warnings and worse that came after `position`.
+///
+/// # Errors
+/// If the log cannot be read.
+pub fn warnings_since(position: u64) -> Result<Vec<String>> {
+    let later = records()?
+        .into_iter()
+        .filter(|record| record.number > position && record.level <= WARNING);
+    Ok(later.map(|record| record.text).collect())
+}
+
+struct Record {
+    level: u32,
+    number: u64,
+    text: String,
+}
+
+fn records() -> Result<Vec<Record>> {
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open("/dev/kmsg")
+        .context("open /dev/kmsg")?;
+    let mut records = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        match log.read(&mut buffer) {
+            Ok(length) => records.extend(parse(&String::from_utf8_lossy(
+                buffer.get(..length).unwrap_or_default(),
+            ))),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(records),
+            // The record that was next is overwritten; reading goes on behind it.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error).context("read /dev/kmsg"),
+        }
+    }
+}
+
+/// `PREFIX,NUMBER,TIME,FLAGS;TEXT`, the prefix being facility and level; lines after the first are its dictionary.
+fn parse(record: &str) -> Option<Record> {
+    let (head, text) = record.split_once(';')?;
+    let mut head = head.split(',');
+    let level = head.next()?.parse::<u32>().ok()? & 7;
+    let number = head.next()?.parse().ok()?;
+    Some(Record {
+        level,
+        number,
+        text: text.lines().next()?.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_has_level_number_and_text() {
+        let record =
+            parse("28,339,5140900,-;overlay: trouble\n SUBSYSTEM=acpi\n").expect("a record");
+        assert_eq!(
+            (record.level, record.number, record.text.as_str()),
+            (4, 339, "overlay: trouble")
+        );
+        assert!(parse(" SUBSYSTEM=acpi").is_none());
+    }
+}

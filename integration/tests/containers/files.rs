@@ -1,0 +1,131 @@
+//! Nothing on disk is shifted: what a container leaves is what an image says.
+
+use anyhow::{Context, Result, ensure};
+use integration::debian::Release;
+use integration::image::Image;
+
+use crate::bed::{Bed, Case, Container, OURS};
+
+pub(crate) const CASES: &[Case] = &[
+    Case::new("owners_on_disk", OURS, owners),
+    // Only sid's image has the tools.
+    Case::new("capabilities_and_acls_on_disk", OURS, attributes).only(&[Release::Sid]),
+    Case::new("committed_layer_runs_under_runc", OURS, commit),
+    Case::new("another_range_finds_the_files", OURS, another_range),
+];
+
+/// The upper directory of the newest snapshot, which is that of the only container.
+const UPPER: &str = "cd /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots; cd $(ls -d */fs | sort -n | tail -n 1)";
+
+fn owners(bed: &Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    container.shell(
+        "cd /root; touch root; touch user; chown 1000:1001 user; cp /bin/busybox setuid; chmod 4755 setuid; mkfifo fifo; ln -s x link; \
+         rm -r /layers/replaced; mkdir /layers/replaced; rm /layers/kept",
+    )?;
+    let names = "root/root root/user root/setuid root/fifo root/link layers/kept layers/replaced";
+    let seen = bed
+        .node
+        .shell(&format!("{UPPER}; stat -c '%n %u:%g %a %F' {names}"))?
+        .ok()?;
+    let expected = "root/root 0:0 644 regular empty file\nroot/user 1000:1001 644 regular empty file\nroot/setuid 0:0 4755 regular file\n\
+                    root/fifo 0:0 644 fifo\nroot/link 0:0 777 symbolic link\nlayers/kept 0:0 0 character special file\nlayers/replaced 0:0 755 directory\n";
+    ensure!(seen.stdout == expected, "{}", seen.stdout);
+    let inner = container.shell("stat -c '%u:%g' /root/root /root/user /bin/busybox /home/user")?;
+    ensure!(inner == "0:0\n1000:1001\n0:0\n1000:1000", "{inner}");
+    container.remove()
+}
+
+fn attributes(bed: &Bed<'_>) -> Result<()> {
+    let container = bed.detached(
+        &["--null-io"],
+        Image::DindSystemd,
+        &["/usr/bin/sleep", "1000"],
+    )?;
+    container.shell("cp /usr/bin/true /root/caps; setcap cap_net_raw+ep /root/caps; touch /root/acl; setfacl -m u:1000:rw /root/acl")?;
+    let seen = bed
+        .node
+        .shell(&format!("{UPPER}/root; getcap -n caps; getfacl -nc acl"))?
+        .ok()?;
+    let capability = seen.stdout.lines().next().unwrap_or_default();
+    ensure!(
+        capability.starts_with("caps cap_net_raw=ep")
+            && (!capability.contains("rootid") || capability.ends_with("[rootid=0]")),
+        "{capability}"
+    );
+    ensure!(seen.stdout.contains("user:1000:rw-"), "{}", seen.stdout);
+    container.remove()
+}
+
+fn stop(bed: &Bed<'_>, container: &Container<'_>) -> Result<()> {
+    bed.ctr(&["task", "kill", "--signal", "SIGKILL", &container.id])?;
+    container.reaches("STOPPED")?;
+    container.delete_task().map(drop)
+}
+
+fn commit(bed: &Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    container.shell(
+        "cd /root; echo text >user; chown 1000:1001 user; rm /layers/kept; mkdir -p /var/lib/docker; cd /var/lib/docker; echo inner >image; chown 5:6 image",
+    )?;
+    stop(bed, &container)?;
+    bed.ctr(&["snapshots", "commit", "committed", &container.id])?;
+    bed.ctr(&["container", "delete", "--keep-snapshot", &container.id])?;
+    bed.ctr(&["snapshots", "view", "view", "committed"])?;
+    bed.node
+        .shell("mkdir /srv/committed; eval \"$(ctr snapshots mounts /srv/committed view)\"")?
+        .ok()?;
+    let script = "cd /root; cat user; stat -c %u:%g user; cd /var/lib/docker; cat image; stat -c %u:%g image; ls /layers; stat -c %u:%g /home/user";
+    let line = [
+        "run",
+        "--rm",
+        "--runtime",
+        "io.containerd.runc.v2",
+        "--cpu-shares",
+        "0",
+        "--rootfs",
+        "/srv/committed",
+        "plain",
+        "/bin/sh",
+        "-ec",
+        script,
+    ];
+    let seen = bed.ctr(&line)?;
+    ensure!(
+        seen.stdout == "text\n1000:1001\ninner\n5:6\nreplaced\n1000:1000\n",
+        "{}",
+        seen.stdout
+    );
+    bed.node
+        .shell("umount /srv/committed; rmdir /srv/committed")?
+        .ok()?;
+    bed.ctr(&["snapshots", "remove", "view", "committed"])?;
+    Ok(())
+}
+
+fn another_range(bed: &Bed<'_>) -> Result<()> {
+    let base = |container: &Container<'_>| -> Result<String> {
+        let map = container.shell("cat /proc/self/uid_map")?;
+        map.split_whitespace()
+            .nth(1)
+            .map(str::to_owned)
+            .context("no map")
+    };
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    let first = base(&container)?;
+    container.shell("cd /root; echo kept >file; chown 1000:1001 file; mkdir -p /var/lib/docker; cd /var/lib/docker; echo data >file; chown 5:6 file")?;
+    stop(bed, &container)?;
+    // The range is free now: this one takes it.
+    let other = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    ensure!(
+        base(&other)? == first,
+        "the range {first} was not given again: this test shows nothing then"
+    );
+    bed.ctr(&["task", "start", "--detach", &container.id])?;
+    ensure!(base(&container)? != first, "the same range twice");
+    let found = container
+        .shell("for f in /root/file /var/lib/docker/file; do cat $f; stat -c %u:%g $f; done")?;
+    ensure!(found == "kept\n1000:1001\ndata\n5:6", "{found}");
+    other.remove()?;
+    container.remove()
+}

@@ -3,16 +3,30 @@
 //! Synchronous: the shim calls it from its blocking threads. All verbs take `&self` and may be called from several
 //! threads at once.
 
-use std::collections::BTreeMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime as oci;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::cgroup::limits::Limits;
 use crate::cgroup::stats::Stats;
-use crate::error::{Result, Warning};
+use crate::cgroup::{Cgroup, Hierarchy};
+use crate::data_roots::{self, DataRoot};
+use crate::error::{Error, OsContext, Result, Warning};
+use crate::hooks::{self, HookState, Status};
+use crate::idmap::IdMap;
+use crate::kmsg::Kmsg;
+use crate::plan::{Hooks, Plan, PlanInput, ProcessContext, SeccompProgram, plan_process};
 use crate::pod::Pod;
+use crate::proto::{Channel, ExecStageRequest, FdKind, InitRequest, Message, take_fd, unexpected};
+use crate::record::Record;
+use crate::rootfs::{self, RootfsSource};
+use crate::stage::{self, Steps};
+use crate::stage_process::{self, Fds};
+use crate::step::Step;
+use crate::{fault, limits, ranges, seccomp, sys};
 
 /// A mount of `CreateTaskRequest.rootfs`.
 #[derive(Debug, Clone)]
@@ -83,103 +97,547 @@ pub struct Exec {
 
 /// A created container.
 #[derive(Debug)]
-pub struct Container {}
+pub struct Container {
+    pod: Arc<Pod>,
+    bundle: PathBuf,
+    process: ProcessFacts,
+    hooks: Hooks,
+    cgroup: Cgroup,
+    pid: i32,
+    pidfd: OwnedFd,
+    devpts: OwnedFd,
+    idmap: IdMap,
+    console: Mutex<Option<OwnedFd>>,
+    /// The start gate: init waits at the other end, and dies if this one closes before `start`.
+    gate: Mutex<Option<Channel>>,
+    warnings: Vec<Warning>,
+    record: Record,
+}
+
+/// What exec'd processes take from the container.
+#[derive(Debug)]
+struct ProcessFacts {
+    honor_caps: bool,
+    seccomp: Option<SeccompProgram>,
+}
 
 impl Container {
     /// Makes the container; its init waits for [`Container::start`].
-    pub fn create(_pod: &Arc<Pod>, _request: CreateRequest) -> Result<Container> {
-        todo!()
+    pub fn create(pod: &Arc<Pod>, request: CreateRequest) -> Result<Container> {
+        let steps = Steps::new(fault::step(pod.config()));
+        let bundle = request.bundle.clone();
+        let created = Container::build(pod, request, steps);
+        if created.is_err() {
+            // All else has undone itself; without a record nothing is left for `delete`.
+            Record::remove(&bundle)?;
+        }
+        created
+    }
+
+    fn build(pod: &Arc<Pod>, request: CreateRequest, steps: Steps) -> Result<Container> {
+        let CreateRequest {
+            id,
+            namespace,
+            bundle,
+            spec,
+            rootfs,
+            stdio,
+            terminal,
+        } = request;
+        let (plan, rootfs) = steps.here(Step::Plan, || {
+            let mut plan = Plan::new(PlanInput {
+                spec: &spec,
+                bundle: &bundle,
+                id: &id,
+                namespace: &namespace,
+                config: pod.config(),
+                terminal: Some(terminal),
+                last_cap: last_cap()?,
+            })?;
+            if let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
+                let (program, warnings) = seccomp::compile(profile)?;
+                plan.process.seccomp = Some(program);
+                plan.warnings.extend(warnings);
+            }
+            let rootfs = rootfs::parse(&rootfs, Path::new(&plan.rootfs.path))?;
+            Ok((plan, rootfs))
+        })?;
+        let membership = Membership {
+            pod,
+            cgroup: &plan.cgroup_path,
+            kept: false,
+        };
+        let identity = steps.here(Step::Range, || pod.join(&plan, &id))?;
+        let owner = identity
+            .idmap
+            .host_uid(0)
+            .zip(identity.idmap.host_gid(0))
+            .ok_or_else(|| {
+                Error::invalid(
+                    "linux.uidMappings",
+                    "no mapping of id 0",
+                    "map user and group 0",
+                )
+            })?;
+        let mut warnings = plan.warnings.clone();
+        let cgroup = steps.here(Step::Cgroup, || {
+            let cgroup = Cgroup::create(
+                &Hierarchy::find()?,
+                &plan.cgroup_path,
+                owner,
+                &pod.config().cgroup,
+            )?;
+            warnings.extend(cgroup.apply(&plan.limits)?);
+            Ok(cgroup)
+        })?;
+        let kmsg = steps.here(Step::Fuse, || Ok(start_kmsg(pod, &mut warnings)))?;
+        let upper = match &rootfs {
+            RootfsSource::Overlay(overlay) => {
+                overlay.upper.as_ref().map(|(upper, _)| upper.clone())
+            }
+            _ => None,
+        };
+        let mut record = Record {
+            id: id.clone(),
+            cgroup: plan.cgroup_path.clone(),
+            range: identity.range,
+            state_dir: PathBuf::from(&pod.config().state_dir),
+            upper,
+            data_roots: Vec::new(),
+            poststop: plan.hooks.poststop.clone(),
+            annotations: plan.annotations.clone(),
+        };
+        steps.here(Step::Record, || {
+            record.write(&bundle)?;
+            record.upper.as_deref().map_or(Ok(()), data_roots::restore)
+        })?;
+
+        let hooks = plan.hooks.clone();
+        let process = ProcessFacts {
+            honor_caps: plan.honor_caps,
+            seccomp: plan.process.seccomp.clone(),
+        };
+        let (channel, mut children) = steps.here(Step::Spawn, || {
+            let (dir, leaf) = (cgroup.open_dir()?, cgroup.open_leaf()?);
+            let kmsg = kmsg.as_ref().map(|kmsg| kmsg.mount());
+            let mut fds = Fds::default();
+            fds.add(FdKind::Cgroup, Some(&dir));
+            fds.add(FdKind::Leaf, Some(&leaf));
+            fds.add(FdKind::Stdin, stdio.stdin.as_ref());
+            fds.add(FdKind::Stdout, stdio.stdout.as_ref());
+            fds.add(FdKind::Stderr, stdio.stderr.as_ref());
+            fds.add(FdKind::Kmsg, kmsg.as_ref());
+            fds.add(FdKind::Userns, identity.join.as_ref());
+            let request = InitRequest {
+                id: id.clone(),
+                plan: plan.clone(),
+                idmap: identity.join.is_none().then(|| identity.idmap.clone()),
+                rootfs,
+                bundle: bundle.to_string_lossy().into_owned(),
+                unmappable_mount: pod.config().unmappable_mount,
+                fail_at: steps.fail_at(),
+                fds: fds.kinds,
+            };
+            stage_process::spawn(stage::INIT, &request, &fds.fds)
+        })?;
+        drop(stdio);
+
+        let made = loop {
+            match stage_process::next(&channel, &mut children)? {
+                (
+                    Message::Created {
+                        pid,
+                        idmap,
+                        warnings,
+                        data_roots,
+                        fds: kinds,
+                    },
+                    fds,
+                ) => {
+                    break Made {
+                        pid,
+                        idmap,
+                        warnings,
+                        data_roots,
+                        kinds,
+                        fds: fds.into_iter().map(Some).collect(),
+                    };
+                }
+                (Message::Spawned { .. }, _) => {}
+                (other, _) => return Err(unexpected(&format!("{other:?} from the stage"))),
+            }
+        };
+        let Made {
+            pid,
+            idmap,
+            warnings: more,
+            data_roots,
+            kinds,
+            mut fds,
+        } = made;
+        warnings.extend(more);
+        record.data_roots = data_roots;
+        steps.here(Step::Record, || record.write(&bundle))?;
+        warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &plan.process))?);
+        steps.here(Step::Hooks, || {
+            let state = state(&record, Status::Creating, Some(pid), &bundle);
+            hooks::run("prestart", &hooks.prestart, &state, &bundle)?;
+            hooks::run("createRuntime", &hooks.create_runtime, &state, &bundle)?;
+            if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
+                Ok(())
+            } else {
+                channel.send(&Message::Go)
+            }
+        })?;
+        match stage_process::next(&channel, &mut children)? {
+            (Message::Ready, _) => {}
+            (other, _) => return Err(unexpected(&format!("{other:?} from init"))),
+        }
+        let mut take = |kind| take_fd(&kinds, &mut fds, kind);
+        let missing = || unexpected("a descriptor is missing");
+        pod.made(&take(FdKind::Userns).ok_or_else(missing)?, &idmap)?;
+        let (devpts, console) = (
+            take(FdKind::Devpts).ok_or_else(missing)?,
+            take(FdKind::Console),
+        );
+        let pidfd = children.release(pid)?;
+        membership.keep();
+        Ok(Container {
+            pod: Arc::clone(pod),
+            bundle,
+            process,
+            hooks,
+            cgroup,
+            pid,
+            pidfd,
+            devpts,
+            idmap,
+            console: Mutex::new(console),
+            gate: Mutex::new(Some(channel)),
+            warnings,
+            record,
+        })
     }
 
     /// Host pid of init.
     pub fn pid(&self) -> u32 {
-        todo!()
+        self.pid.unsigned_abs()
     }
 
     /// pidfd of init: readable when it has exited.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.pidfd.as_fd()
     }
 
     /// Master of init's terminal; `Some` once.
     pub fn take_console(&self) -> Option<OwnedFd> {
-        todo!()
+        lock(&self.console).take()
     }
 
     /// Downgrades that `create` made, for the log.
     pub fn warnings(&self) -> &[Warning] {
-        todo!()
+        &self.warnings
     }
 
-    /// Runs the user's program in init. Returns when exec has succeeded or failed; poststart hooks have run.
-    pub fn start(&self) -> Result<()> {
-        todo!()
+    /// Runs the user's program in init. Returns when exec has succeeded or failed; poststart hooks
+    /// have run then, and what one of them failed of comes as a warning.
+    pub fn start(&self) -> Result<Vec<Warning>> {
+        let Some(gate) = lock(&self.gate).take() else {
+            return Err(Error::WrongState {
+                verb: "start",
+                state: "the container has been started".into(),
+            });
+        };
+        gate.send(&Message::Start)?;
+        match gate.recv::<Message>()? {
+            None => {}
+            Some((Message::Failed(failure), _)) => return Err(Error::Stage(failure)),
+            Some((other, _)) => return Err(unexpected(&format!("{other:?} from init"))),
+        }
+        let state = state(&self.record, Status::Running, Some(self.pid), &self.bundle);
+        Ok(hooks::run_all(
+            "poststart",
+            &self.hooks.poststart,
+            &state,
+            &self.bundle,
+        ))
     }
 
-    /// Runs a process in the container (created or running). Returns when exec has succeeded or failed.
-    pub fn exec(&self, _request: ExecRequest) -> Result<Exec> {
-        todo!()
+    /// Runs a process in the container (created or running). Returns when exec has succeeded or
+    /// failed.
+    pub fn exec(&self, request: ExecRequest) -> Result<Exec> {
+        let steps = Steps::new(fault::step(self.pod.config()));
+        let context = ProcessContext {
+            terminal: Some(request.terminal),
+            last_cap: last_cap()?,
+            honor_caps: self.process.honor_caps,
+            ids: None,
+            idmap: Some(&self.idmap),
+            seccomp: self.process.seccomp.as_ref(),
+        };
+        let (process, mut warnings) =
+            steps.here(Step::Plan, || plan_process(&request.process, context))?;
+        let terminal = if process.terminal {
+            Some(self.terminal(process.uid)?)
+        } else {
+            None
+        };
+        let leaf = self.cgroup.open_leaf()?;
+        let stdio = request.stdio;
+        let (channel, mut children) = steps.here(Step::Spawn, || {
+            let mut fds = Fds::default();
+            fds.add(FdKind::Init, Some(&self.pidfd));
+            fds.add(FdKind::Leaf, Some(&leaf));
+            fds.add(FdKind::Stdin, stdio.stdin.as_ref());
+            fds.add(FdKind::Stdout, stdio.stdout.as_ref());
+            fds.add(FdKind::Stderr, stdio.stderr.as_ref());
+            fds.add(FdKind::Console, terminal.as_ref().map(|(_, slave)| slave));
+            let request = ExecStageRequest {
+                process: process.clone(),
+                idmap: self.idmap.clone(),
+                fail_at: steps.fail_at(),
+                fds: fds.kinds,
+            };
+            stage_process::spawn(stage::EXEC, &request, &fds.fds)
+        })?;
+        drop(stdio);
+        let pid = match stage_process::next(&channel, &mut children)? {
+            (Message::Spawned { pid }, _) => pid,
+            (other, _) => return Err(unexpected(&format!("{other:?} from the stage"))),
+        };
+        warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &process))?);
+        channel.send(&Message::Start)?;
+        match channel.recv::<Message>()? {
+            None => {}
+            Some((Message::Failed(failure), _)) => return Err(Error::Stage(failure)),
+            Some((other, _)) => return Err(unexpected(&format!("{other:?} from the stage"))),
+        }
+        let pidfd = children.release(pid)?;
+        let console = terminal.map(|(master, _)| master);
+        Ok(Exec {
+            pid: pid.unsigned_abs(),
+            pidfd,
+            console,
+            warnings,
+        })
+    }
+
+    /// A terminal of the container's own devpts for a process of user `uid` inside.
+    fn terminal(&self, uid: u32) -> Result<(OwnedFd, OwnedFd)> {
+        let (master, slave, _) = stage::dev::open_terminal(&self.devpts)?;
+        let (owner, group) = stage::dev::terminal_owner(&self.idmap, uid)?;
+        stage::dev::own(&slave, owner, group)?;
+        Ok((master, slave))
     }
 
     /// Sends a signal to init. [`crate::Error::NotFound`] when it has exited.
-    pub fn kill(&self, _signal: i32) -> Result<()> {
-        todo!()
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        send_signal(&self.pidfd, signal)
     }
 
     /// Sends a signal to every process of the container.
-    pub fn kill_all(&self, _signal: i32) -> Result<()> {
-        todo!()
+    pub fn kill_all(&self, signal: i32) -> Result<()> {
+        if signal == libc::SIGKILL {
+            return self.cgroup.kill();
+        }
+        for pid in self.cgroup.pids()? {
+            let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+                continue;
+            };
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+                continue;
+            };
+            // Still one of the container's, so the number has not gone to somebody else.
+            if self
+                .cgroup
+                .pids()?
+                .contains(&pid.as_raw_nonzero().get().unsigned_abs())
+            {
+                match send_signal(&pidfd, signal) {
+                    Ok(()) | Err(Error::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Freezes the container and makes inner data part of the layer.
     pub fn pause(&self) -> Result<()> {
-        todo!()
+        self.cgroup.freeze()?;
+        self.capture()
     }
 
     /// Undoes [`Container::pause`].
     pub fn resume(&self) -> Result<()> {
-        todo!()
+        if let Some(upper) = &self.record.upper {
+            data_roots::restore(upper)?;
+        }
+        self.cgroup.thaw()
+    }
+
+    fn capture(&self) -> Result<()> {
+        match &self.record.upper {
+            Some(upper) => data_roots::capture(upper, &self.record.data_roots),
+            None => Ok(()),
+        }
     }
 
     /// Changes limits (`linux.resources`); returns what was not done.
-    pub fn update(
-        &self,
-        _resources: &oci::LinuxResources,
-        _annotations: &BTreeMap<String, String>,
-    ) -> Result<Vec<Warning>> {
-        todo!()
+    pub fn update(&self, resources: &oci::LinuxResources) -> Result<Vec<Warning>> {
+        let (limits, mut warnings) = Limits::new(Some(resources))?;
+        warnings.extend(self.cgroup.apply(&limits)?);
+        Ok(warnings)
     }
 
     /// Counters of the container's cgroup; works until delete, also after init's exit.
     pub fn stats(&self) -> Result<Stats> {
-        todo!()
+        self.cgroup.stats()
     }
 
     /// Host pids of all processes of the container.
     pub fn pids(&self) -> Result<Vec<u32>> {
-        todo!()
+        self.cgroup.pids()
     }
 
     /// Path of the container's cgroup directory on the host (for watching `memory.events`).
     pub fn cgroup_dir(&self) -> PathBuf {
-        todo!()
+        self.cgroup.dir().to_path_buf()
     }
 
-    /// To be called once init has been reaped, before its exit is published: kills what is left of the container and
-    /// makes inner data part of the layer, so that commit and diff capture it.
+    /// To be called once init has been reaped, before its exit is published: kills what is left of
+    /// the container and makes inner data part of the layer, so that commit and diff capture it.
     pub fn stopped(&self) -> Result<()> {
-        todo!()
+        self.cgroup.kill()?;
+        self.capture()
     }
 
-    /// Removes all that is left: cgroup, id range, record; runs poststop hooks. Kills first if it still runs.
-    /// Goes on past a failing step and returns the first error.
-    pub fn delete(&self) -> Result<()> {
-        todo!()
+    /// Removes all that is left: cgroup, id range, record; runs poststop hooks, whose failures come
+    /// as warnings. Kills first if it still runs. Goes on past a failing step and returns the first
+    /// error.
+    pub fn delete(&self) -> Result<Vec<Warning>> {
+        let steps = Steps::new(fault::step(self.pod.config()));
+        lock(&self.gate).take();
+        let results = [
+            steps.here(Step::Kill, || self.cgroup.kill()),
+            steps.here(Step::Capture, || self.capture()),
+            steps.here(Step::RemoveCgroup, || self.cgroup.remove()),
+            steps.here(Step::ReleaseRange, || self.pod.leave(&self.record.cgroup)),
+        ];
+        let warnings = poststop(&self.record, &self.bundle);
+        results.into_iter().collect::<Result<()>>()?;
+        Record::remove(&self.bundle)?;
+        Ok(warnings)
     }
 }
 
-/// Undoes what a dead shim left of the container whose bundle this is, and of every other member of its pod if it is the
-/// pod's first (shim `delete`). Nothing to undo is success.
-pub fn cleanup(_bundle: &std::path::Path) -> Result<()> {
-    todo!()
+/// Undoes what a dead shim left of the container whose bundle this is. Nothing to undo is success.
+pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
+    let Some(record) = Record::read(bundle)? else {
+        return Ok(Vec::new());
+    };
+    match Cgroup::open(&Hierarchy::find()?, &record.cgroup) {
+        Ok(cgroup) => {
+            cgroup.kill()?;
+            cgroup.remove()?;
+        }
+        Err(Error::NotFound(_)) => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(upper) = &record.upper {
+        data_roots::capture(upper, &record.data_roots)?;
+    }
+    if let Some(first) = record.range {
+        ranges::reclaim(&record.state_dir, first)?;
+    }
+    let warnings = poststop(&record, bundle);
+    Record::remove(bundle)?;
+    Ok(warnings)
+}
+
+/// What the stage has told of the container.
+struct Made {
+    pid: i32,
+    idmap: IdMap,
+    warnings: Vec<Warning>,
+    data_roots: Vec<DataRoot>,
+    kinds: Vec<FdKind>,
+    fds: Vec<Option<OwnedFd>>,
+}
+
+/// Membership of a pod, given up unless kept.
+struct Membership<'a> {
+    pod: &'a Pod,
+    cgroup: &'a str,
+    kept: bool,
+}
+
+impl Membership<'_> {
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Membership<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // The error that brought us here is the one to report.
+            let _ = self.pod.leave(self.cgroup);
+        }
+    }
+}
+
+/// The pod's kmsg file; without FUSE there is none, and a warning.
+fn start_kmsg(pod: &Pod, warnings: &mut Vec<Warning>) -> Option<Arc<Kmsg>> {
+    match pod.kmsg() {
+        Ok(kmsg) => Some(kmsg),
+        Err(error) => {
+            let text = format!("not there: {}; load the fuse module", error.chain());
+            warnings.push(Warning::new("/dev/kmsg", text));
+            None
+        }
+    }
+}
+
+fn poststop(record: &Record, bundle: &Path) -> Vec<Warning> {
+    hooks::run_all(
+        "poststop",
+        &record.poststop,
+        &state(record, Status::Stopped, None, bundle),
+        bundle,
+    )
+}
+
+fn state(record: &Record, status: Status, pid: Option<i32>, bundle: &Path) -> HookState {
+    HookState::new(
+        &record.id,
+        status,
+        pid.map(i32::unsigned_abs),
+        bundle,
+        &record.annotations,
+    )
+}
+
+fn send_signal(pidfd: &OwnedFd, signal: i32) -> Result<()> {
+    match sys::process::signal(pidfd, signal) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            Err(Error::NotFound("process".into()))
+        }
+        sent => sent.os("send signal", signal),
+    }
+}
+
+/// The kernel's last capability.
+fn last_cap() -> Result<u8> {
+    const PATH: &str = "/proc/sys/kernel/cap_last_cap";
+    let text = std::fs::read_to_string(PATH).os("read", PATH)?;
+    text.trim()
+        .parse()
+        .map_err(std::io::Error::other)
+        .os("parse", PATH)
+}
+
+/// A lock that a panic elsewhere does not spoil: what it guards is replaced as a whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -20,6 +20,9 @@ use crate::error::{OsContext, Result, Warning};
 use crate::plan::Hook;
 use crate::reap::{self, ExitStatus};
 
+/// Version of the runtime spec that hooks are told.
+const OCI_VERSION: &str = "1.2.1";
+
 /// How much of a hook's output an error quotes: its end.
 const MAX_OUTPUT: usize = 4096;
 
@@ -41,6 +44,26 @@ pub struct HookState {
     /// `annotations` of the spec.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl HookState {
+    /// The state of container `id`.
+    pub fn new(
+        id: &str,
+        status: Status,
+        pid: Option<u32>,
+        bundle: &Path,
+        annotations: &BTreeMap<String, String>,
+    ) -> HookState {
+        HookState {
+            oci_version: OCI_VERSION.into(),
+            id: id.into(),
+            status,
+            pid,
+            bundle: bundle.into(),
+            annotations: annotations.clone(),
+        }
+    }
 }
 
 /// `status` of the state.

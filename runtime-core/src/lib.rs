@@ -8,14 +8,23 @@
 pub mod cgroup;
 pub mod config;
 pub mod container;
+mod data_roots;
 pub mod error;
+mod fault;
 pub mod hooks;
 pub mod idmap;
+mod kmsg;
+mod limits;
 pub mod plan;
 pub mod pod;
+mod proto;
 pub mod ranges;
 pub mod reap;
+mod record;
+mod rootfs;
 pub mod seccomp;
+pub mod stage;
+mod stage_process;
 pub mod step;
 #[expect(unsafe_code, reason = "system calls that no kept crate offers")]
 mod sys;

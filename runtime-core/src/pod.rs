@@ -1,24 +1,265 @@
 //! A pod: what its containers share. One shim serves one pod (design, principle 3).
 
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, OsContext, Result};
+use crate::idmap::{self, IdMap};
+use crate::kmsg::Kmsg;
+use crate::plan::{NsSource, Plan};
+use crate::ranges::{Owner, Pool, Range};
+use crate::sys::ns;
 
 /// State shared by the containers of one shim.
 #[derive(Debug)]
 pub struct Pod {
     config: Config,
+    shared: Mutex<Shared>,
+    kmsg: Mutex<Option<Arc<Kmsg>>>,
+}
+
+/// A plain mutex: held for look-ups and for the few system calls that make what is shared.
+#[derive(Debug, Default)]
+struct Shared {
+    owner: Owner,
+    range: Option<Range>,
+    users: Option<Users>,
+}
+
+/// The pod's user namespace, once its first container has made it.
+#[derive(Debug)]
+struct Users {
+    ns: OwnedFd,
+    idmap: IdMap,
+}
+
+/// Where a container's user namespace comes from.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// Its mappings, to be written where the namespace is new.
+    pub(crate) idmap: IdMap,
+    /// The namespace to join; none: a new one.
+    pub(crate) join: Option<OwnedFd>,
+    /// First id of the pod's own range, if it has one.
+    pub(crate) range: Option<u32>,
 }
 
 impl Pod {
     /// A pod without containers. Nothing is made until the first container is.
     pub fn new(config: Config) -> Result<Arc<Pod>> {
-        Ok(Arc::new(Pod { config }))
+        Ok(Arc::new(Pod {
+            config,
+            shared: Mutex::default(),
+            kmsg: Mutex::default(),
+        }))
     }
 
     /// The configuration the pod was started with.
     pub fn config(&self) -> &Config {
         &self.config
     }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        // Every change of it is one assignment: a panic elsewhere leaves it whole.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pod's kmsg file, served from its first use on.
+    pub(crate) fn kmsg(&self) -> Result<Arc<Kmsg>> {
+        let mut kmsg = self.kmsg.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kmsg) = &*kmsg {
+            return Ok(Arc::clone(kmsg));
+        }
+        Ok(Arc::clone(kmsg.insert(Arc::new(Kmsg::start()?))))
+    }
+
+    /// Decides on the user namespace of a container (design D4) and registers it as a member.
+    pub(crate) fn join(&self, plan: &Plan, id: &str) -> Result<Identity> {
+        let mut shared = self.shared();
+        let identity = self.identity(&mut shared, plan)?;
+        if shared.owner.cgroups.is_empty() {
+            shared.owner.pod = id.to_string();
+        }
+        shared.owner.cgroups.insert(plan.cgroup_path.clone());
+        shared.record()?;
+        Ok(identity)
+    }
+
+    fn identity(&self, shared: &mut Shared, plan: &Plan) -> Result<Identity> {
+        if let NsSource::Join(path) = &plan.namespaces.user {
+            let ns = open_ns("linux.namespaces user path", path)?;
+            let idmap = match (&plan.idmap, shared.known(&ns)?) {
+                (Some(given), _) => given.clone(),
+                (None, Some(known)) => known,
+                (None, None) => mappings_by_path(path)?,
+            };
+            return Ok(Identity {
+                idmap,
+                join: Some(ns),
+                range: None,
+            });
+        }
+        if let Some((ns, path)) = owner_of_joined(plan)? {
+            let idmap = match shared.known(&ns)? {
+                Some(known) => known,
+                None => mappings_by_path(&path)?,
+            };
+            return Ok(Identity {
+                idmap,
+                join: Some(ns),
+                range: shared.first_id(),
+            });
+        }
+        if let Some(idmap) = &plan.idmap {
+            return Ok(Identity {
+                idmap: idmap.clone(),
+                join: None,
+                range: None,
+            });
+        }
+        if let Some(users) = &shared.users {
+            let ns = users.ns.try_clone().os("dup", "user namespace")?;
+            return Ok(Identity {
+                idmap: users.idmap.clone(),
+                join: Some(ns),
+                range: shared.first_id(),
+            });
+        }
+        if shared.range.is_none() {
+            let pool = Pool::new(&self.config.ids, Path::new(&self.config.state_dir))?;
+            shared.range = Some(pool.allocate()?);
+        }
+        let range = shared
+            .range
+            .as_ref()
+            .ok_or_else(|| Error::NotFound("id range".into()))?;
+        let idmap = IdMap::single(range.first, range.count);
+        Ok(Identity {
+            idmap,
+            join: None,
+            range: Some(range.first),
+        })
+    }
+
+    /// Remembers the user namespace that a first container has made of the pod's range.
+    pub(crate) fn made(&self, ns: &OwnedFd, idmap: &IdMap) -> Result<()> {
+        let mut shared = self.shared();
+        let own = shared
+            .range
+            .as_ref()
+            .is_some_and(|range| *idmap == IdMap::single(range.first, range.count));
+        if own && shared.users.is_none() {
+            let ns = ns.try_clone().os("dup", "user namespace")?;
+            shared.users = Some(Users {
+                ns,
+                idmap: idmap.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// A container has gone. With the last one the user namespace and the range go.
+    pub(crate) fn leave(&self, cgroup: &str) -> Result<()> {
+        let mut shared = self.shared();
+        shared.owner.cgroups.remove(cgroup);
+        if shared.owner.cgroups.is_empty() {
+            *shared = Shared::default();
+            return Ok(());
+        }
+        shared.record()
+    }
+}
+
+impl Shared {
+    /// Tells the range's file who has it, before a process of the container runs.
+    fn record(&self) -> Result<()> {
+        match &self.range {
+            Some(range) => range.record(&self.owner),
+            None => Ok(()),
+        }
+    }
+
+    fn first_id(&self) -> Option<u32> {
+        self.range.as_ref().map(|range| range.first)
+    }
+
+    /// Mappings of `ns` if it is the pod's own.
+    fn known(&self, ns: &OwnedFd) -> Result<Option<IdMap>> {
+        let Some(users) = &self.users else {
+            return Ok(None);
+        };
+        Ok(same(&users.ns, ns)?.then(|| users.idmap.clone()))
+    }
+}
+
+/// The owner of the namespaces that the container joins, with the path that told.
+fn owner_of_joined(plan: &Plan) -> Result<Option<(OwnedFd, String)>> {
+    let host = open_ns("host's user namespace", "/proc/self/ns/user")?;
+    for (source, field) in [
+        (&plan.namespaces.net, "linux.namespaces network path"),
+        (&plan.namespaces.ipc, "linux.namespaces ipc path"),
+        (&plan.namespaces.pid, "linux.namespaces pid path"),
+        (&plan.namespaces.uts, "linux.namespaces uts path"),
+    ] {
+        let NsSource::Join(path) = source else {
+            continue;
+        };
+        let owner = ns::owner(open_ns(field, path)?).os("NS_GET_USERNS of", path)?;
+        if !same(&owner, &host)? {
+            return Ok(Some((owner, path.clone())));
+        }
+        return Err(Error::invalid(
+            field,
+            path,
+            "belongs to the host's user namespace, over which root inside has no power: leave the path out for a new \
+             namespace, or use `hostUsers: false` so that the engine makes it inside the pod's user namespace",
+        ));
+    }
+    Ok(None)
+}
+
+/// Mappings of a process named by its namespace's path, `/proc/PID/ns/…`.
+fn mappings_by_path(path: &str) -> Result<IdMap> {
+    let unknown = || {
+        Error::invalid(
+            "linux.uidMappings",
+            "none",
+            format!("give the mappings of the user namespace that owns {path}"),
+        )
+    };
+    let proc = path
+        .strip_prefix("/proc/")
+        .and_then(|rest| rest.split_once("/ns/"))
+        .ok_or_else(unknown)?
+        .0;
+    let read = |file: &str| {
+        let path = format!("/proc/{proc}/{file}");
+        idmap::parse(&std::fs::read_to_string(&path).os("read", &path)?).ok_or_else(unknown)
+    };
+    Ok(IdMap {
+        uids: read("uid_map")?,
+        gids: read("gid_map")?,
+    })
+}
+
+fn open_ns(field: &str, path: &str) -> Result<OwnedFd> {
+    openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        Error::invalid(
+            field,
+            path,
+            format!("cannot be opened ({errno}): give the path of a namespace"),
+        )
+    })
+}
+
+fn same(a: impl AsFd, b: impl AsFd) -> Result<bool> {
+    let (a, b) = (
+        fstat(a).os("stat", "namespace")?,
+        fstat(b).os("stat", "namespace")?,
+    );
+    Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }

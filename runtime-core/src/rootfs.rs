@@ -1,0 +1,309 @@
+//! Where a root file system comes from (design D6): containerd's mounts, parsed. Pure.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::container::RootfsMount;
+use crate::error::{Error, Result};
+use crate::plan::FsOption;
+
+/// The root file system, by what must be done for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RootfsSource {
+    /// An overlay over these directories.
+    Overlay(Overlay),
+    /// A directory (`bind` of the native snapshotter, or `root.path` as it is).
+    Directory {
+        /// Absolute host path.
+        path: PathBuf,
+        /// With the mounts below it.
+        recursive: bool,
+        /// Read-only.
+        readonly: bool,
+    },
+    /// A file system on a device or image (erofs, ext4 …).
+    Device {
+        /// File-system type.
+        fs_type: String,
+        /// Source.
+        source: String,
+        /// Options for fsconfig.
+        options: Vec<FsOption>,
+        /// Read-only.
+        readonly: bool,
+    },
+}
+
+/// Layers of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Overlay {
+    /// Lower directories, topmost first.
+    pub(crate) lower: Vec<PathBuf>,
+    /// Upper and work directory; none: read-only.
+    pub(crate) upper: Option<(PathBuf, PathBuf)>,
+    /// Further options.
+    pub(crate) options: Vec<FsOption>,
+    /// Lower layers carry these mappings already asked by containerd (`uidmap=`); see design D6 (b).
+    pub(crate) remapped: bool,
+}
+
+impl Overlay {
+    /// The longest directory above all layers.
+    pub(crate) fn common_parent(&self) -> PathBuf {
+        let mut paths = self
+            .lower
+            .iter()
+            .chain(self.upper.iter().flat_map(|(u, w)| [u, w]));
+        let first = paths
+            .next()
+            .and_then(|p| p.parent())
+            .unwrap_or(Path::new("/"))
+            .to_path_buf();
+        paths.fold(first, |common, path| {
+            common
+                .components()
+                .zip(path.components())
+                .take_while(|(a, b)| a == b)
+                .map(|(a, _)| a)
+                .collect()
+        })
+    }
+}
+
+/// Parses `CreateTaskRequest.rootfs`; `root_path` is `root.path`, used where the list is empty.
+pub(crate) fn parse(mounts: &[RootfsMount], root_path: &Path) -> Result<RootfsSource> {
+    let mount = match mounts {
+        [] => {
+            return Ok(RootfsSource::Directory {
+                path: root_path.to_path_buf(),
+                recursive: false,
+                readonly: false,
+            });
+        }
+        [mount] => mount,
+        _ => {
+            return Err(Error::invalid(
+                "rootfs",
+                mounts
+                    .iter()
+                    .map(|m| m.fs_type.as_str())
+                    .collect::<Vec<_>>()
+                    .join(","),
+                "several mounts are not supported: use a snapshotter that gives one, such as overlayfs",
+            ));
+        }
+    };
+    if !mount.target.is_empty() {
+        return Err(Error::invalid(
+            "rootfs[0].target",
+            &mount.target,
+            "a root file system has no target: leave it empty",
+        ));
+    }
+    let readonly = mount.options.iter().any(|o| o == "ro");
+    match mount.fs_type.as_str() {
+        "overlay" => overlay(&mount.options).map(RootfsSource::Overlay),
+        "bind" => Ok(RootfsSource::Directory {
+            path: absolute("rootfs[0].source", &mount.source)?,
+            recursive: mount.options.iter().any(|o| o == "rbind"),
+            readonly,
+        }),
+        fs_type => Ok(RootfsSource::Device {
+            fs_type: fs_type.to_string(),
+            source: mount.source.clone(),
+            options: mount
+                .options
+                .iter()
+                .filter(|o| !matches!(o.as_str(), "ro" | "rw"))
+                .map(|o| option(o))
+                .collect(),
+            readonly,
+        }),
+    }
+}
+
+fn overlay(options: &[String]) -> Result<Overlay> {
+    let mut lower = Vec::new();
+    let (mut upper, mut work) = (None, None);
+    let mut rest = Vec::new();
+    let mut remapped = false;
+    for text in options {
+        match text.split_once('=') {
+            Some(("lowerdir", dirs)) => {
+                lower = split_lowers(dirs)
+                    .iter()
+                    .map(|d| absolute("rootfs[0].options lowerdir", d))
+                    .collect::<Result<_>>()?;
+            }
+            Some(("upperdir", dir)) => upper = Some(absolute("rootfs[0].options upperdir", dir)?),
+            Some(("workdir", dir)) => work = Some(absolute("rootfs[0].options workdir", dir)?),
+            Some(("uidmap" | "gidmap", _)) => remapped = true,
+            _ if matches!(text.as_str(), "ro" | "rw") => {}
+            _ if text.starts_with("X-") || text.starts_with("x-") => {
+                return Err(Error::invalid(
+                    "rootfs[0].options",
+                    text,
+                    "unknown to this runtime: use the overlayfs snapshotter",
+                ));
+            }
+            _ => rest.push(option(text)),
+        }
+    }
+    if lower.is_empty() {
+        return Err(Error::invalid(
+            "rootfs[0].options",
+            options.join(","),
+            "an overlay needs lowerdir=",
+        ));
+    }
+    let upper = match (upper, work) {
+        (Some(upper), Some(work)) => Some((upper, work)),
+        (None, None) => None,
+        _ => {
+            return Err(Error::invalid(
+                "rootfs[0].options",
+                options.join(","),
+                "give upperdir= and workdir= together",
+            ));
+        }
+    };
+    Ok(Overlay {
+        lower,
+        upper,
+        options: rest,
+        remapped,
+    })
+}
+
+/// Splits at colons that no backslash escapes (Documentation/filesystems/overlayfs.rst).
+fn split_lowers(text: &str) -> Vec<String> {
+    let mut dirs = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let last = dirs.last_mut();
+        match (c, last) {
+            ('\\', Some(dir)) => dir.extend(chars.next()),
+            (':', _) => dirs.push(String::new()),
+            (c, Some(dir)) => dir.push(c),
+            (_, None) => {}
+        }
+    }
+    dirs
+}
+
+fn option(text: &str) -> FsOption {
+    match text.split_once('=') {
+        Some((key, value)) => FsOption {
+            key: key.into(),
+            value: Some(value.into()),
+        },
+        None => FsOption {
+            key: text.into(),
+            value: None,
+        },
+    }
+}
+
+fn absolute(field: &str, path: &str) -> Result<PathBuf> {
+    let path = Path::new(path);
+    let clean = path.is_absolute()
+        && path
+            .components()
+            .all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    if !clean {
+        return Err(Error::invalid(
+            field,
+            path.display(),
+            "give an absolute path without `..`",
+        ));
+    }
+    Ok(path.to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(fs_type: &str, options: &[&str]) -> RootfsMount {
+        RootfsMount {
+            fs_type: fs_type.into(),
+            source: "/src".into(),
+            target: String::new(),
+            options: options.iter().map(|o| o.to_string()).collect(),
+        }
+    }
+
+    #[test]
+    fn overlay_options_are_understood() {
+        let parsed = parse(
+            &[mount(
+                "overlay",
+                &[
+                    "index=off",
+                    "workdir=/s/9/work",
+                    "upperdir=/s/9/fs",
+                    "lowerdir=/s/2/fs:/s/1\\:x/fs",
+                ],
+            )],
+            Path::new("/b/rootfs"),
+        )
+        .unwrap();
+        let RootfsSource::Overlay(overlay) = parsed else {
+            panic!("{parsed:?}")
+        };
+        assert_eq!(
+            overlay.lower,
+            [PathBuf::from("/s/2/fs"), PathBuf::from("/s/1:x/fs")]
+        );
+        assert_eq!(
+            overlay.options,
+            [FsOption {
+                key: "index".into(),
+                value: Some("off".into())
+            }]
+        );
+        assert_eq!(overlay.common_parent(), Path::new("/s"));
+    }
+
+    #[test]
+    fn nothing_given_means_the_path_itself() {
+        let parsed = parse(&[], Path::new("/b/rootfs")).unwrap();
+        assert_eq!(
+            parsed,
+            RootfsSource::Directory {
+                path: "/b/rootfs".into(),
+                recursive: false,
+                readonly: false
+            }
+        );
+    }
+
+    #[test]
+    fn wrong_lists_are_refused_by_name() {
+        for (mounts, field) in [
+            (
+                vec![mount("overlay", &["upperdir=/u", "workdir=/w"])],
+                "rootfs[0].options",
+            ),
+            (
+                vec![mount("overlay", &["lowerdir=/l", "upperdir=/u"])],
+                "rootfs[0].options",
+            ),
+            (
+                vec![mount("overlay", &["lowerdir=l"])],
+                "rootfs[0].options lowerdir",
+            ),
+            (
+                vec![mount("overlay", &["lowerdir=/a/../b"])],
+                "rootfs[0].options lowerdir",
+            ),
+            (vec![mount("bind", &[]), mount("overlay", &[])], "rootfs"),
+        ] {
+            let Err(Error::Invalid { field: got, .. }) = parse(&mounts, Path::new("/r")) else {
+                panic!("{mounts:?}")
+            };
+            assert_eq!(got, field);
+        }
+    }
+}

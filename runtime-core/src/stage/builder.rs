@@ -1,0 +1,360 @@
+//! S: builds the container from outside, with the host's rights, and leaves.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
+
+use super::init::{Go, Init};
+use super::maker::{self, Joins, Maker, Talk, open_proc};
+use super::mounts::{self, Context};
+use super::{Steps, data_roots, dev, kernfs, masks, root};
+use crate::data_roots::DataRoot;
+use crate::error::{OsContext, Result, StageFailure, Warning};
+use crate::idmap::{self, IdMap};
+use crate::plan::{NsSource, Plan, Process};
+use crate::proto::{Channel, FdKind, InitRequest, Message, take_fd, unexpected};
+use crate::rootfs::RootfsSource;
+use crate::step::Step;
+use crate::sys;
+use crate::sys::clone::SingleThreaded;
+use crate::sys::mount::{Change, RDONLY, set_attr};
+
+/// Descriptors of the namespaces that H made.
+struct Made {
+    pid: i32,
+    idmap: IdMap,
+    user: OwnedFd,
+    net: OwnedFd,
+    ipc: OwnedFd,
+    uts: OwnedFd,
+    cgroup: OwnedFd,
+    pid_ns: OwnedFd,
+}
+
+/// The pipeline, in the order of whole.md.
+pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageFailure> {
+    let none = Steps::new(None);
+    let (request, fds) = none.run(Step::Spawn, || {
+        rustix::thread::set_name(c"sysbox:[stage]").os("prctl", "name")?;
+        rustix::process::umask(Mode::empty());
+        channel.recv_request::<InitRequest>()
+    })?;
+    let steps = Steps::new(request.fail_at);
+    let mut fds: Vec<_> = fds.into_iter().map(Some).collect();
+    let plan = &request.plan;
+    let mut warnings = Vec::new();
+
+    steps.run(Step::MountNs, private_mounts)?;
+    let kmsg = take_fd(&request.fds, &mut fds, FdKind::Kmsg);
+    let (go, init_go) = none.run(Step::Spawn, Channel::pair)?;
+    let made = namespaces(channel, &proof, steps, &request, fds, init_go)?;
+    let userns = made.user.as_fd();
+
+    // From here on new files belong to root inside; capabilities stay (kernel.md (a)).
+    steps.run(Step::Rootfs, || act_as_root_inside(&made.idmap))?;
+    let mount_point = Path::new(&request.bundle).join("rootfs");
+    let mut rootfs = steps.run(Step::Rootfs, || {
+        root::mount(&request.rootfs, &mount_point, userns)
+    })?;
+    let mut data = Vec::new();
+    if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut rootfs.layers) {
+        data = steps.run(Step::DataRoots, || {
+            data_roots::mount(&rootfs.dir, plan, overlay, layers, userns)
+        })?;
+    }
+    let root = &rootfs.dir;
+    steps.run(Step::EnterNs, || enter(&made, plan))?;
+    steps.run(Step::Proc, || {
+        kernfs::mount(&proof, root, made.pid_ns.as_fd())
+    })?;
+    let terminals = steps.run(Step::Dev, || {
+        dev::mount(&proof, root, plan, &made.idmap, userns, kmsg.as_ref())
+    })?;
+    let context = Context {
+        proof: &proof,
+        root,
+        plan,
+        idmap: &made.idmap,
+        userns,
+        pid_ns: made.pid_ns.as_fd(),
+        unmappable: request.unmappable_mount,
+    };
+    warnings.extend(steps.run(Step::Mounts, || mounts::mount_all(&context))?);
+    steps.run(Step::Mounts, || mounts::kernel_files(&context))?;
+    steps.run(Step::Sysctl, || sysctls(plan))?;
+    steps.run(Step::Masks, || {
+        masks::readonly(root, &plan.readonly_paths)?;
+        masks::mask(root, &plan.masked_paths)?;
+        if plan.rootfs.readonly {
+            let change = Change {
+                set: RDONLY,
+                ..Change::default()
+            };
+            set_attr(root, change).os("mount_setattr read-only", "root file system")?;
+        }
+        Ok(())
+    })?;
+
+    steps.run(Step::Hooks, || {
+        report(channel, &made, warnings, data, &terminals)?;
+        hooks(channel, plan, &go)
+    })?;
+    steps.run(Step::Pivot, || {
+        rustix::process::fchdir(root).os("fchdir", "root file system")?;
+        rustix::process::pivot_root(".", ".").os("pivot_root", mount_point.display())?;
+        unmount(".", UnmountFlags::DETACH).os("umount", "old root")?;
+        go.send(&Go::Pivoted)
+    })
+}
+
+/// An own mount namespace whose mounts still follow the host's: an unmount there must not be held
+/// up by us, and `rslave` binds need the link.
+fn private_mounts() -> Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).os("unshare", "mount namespace")?;
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .os("mount", "/ rslave")
+}
+
+/// Has H make the namespaces and init; returns descriptors of them.
+fn namespaces(
+    channel: &Channel,
+    proof: &SingleThreaded,
+    steps: Steps,
+    request: &InitRequest,
+    mut fds: Vec<Option<OwnedFd>>,
+    go: Channel,
+) -> Result<Made, StageFailure> {
+    let plan = &request.plan;
+    let mut take = |kind| take_fd(&request.fds, &mut fds, kind);
+    let stdio = [
+        take(FdKind::Stdin),
+        take(FdKind::Stdout),
+        take(FdKind::Stderr),
+    ];
+    let (talk, proc) = steps.run(Step::Userns, || {
+        let missing = || unexpected("a descriptor is missing");
+        let (cgroup, leaf) = (
+            take(FdKind::Cgroup).ok_or_else(missing)?,
+            take(FdKind::Leaf).ok_or_else(missing)?,
+        );
+        let joins = Joins::open(&plan.namespaces, take(FdKind::Userns))?;
+        let init = Init {
+            channel,
+            go,
+            steps,
+            request,
+            stdio: &stdio,
+        };
+        let maker = Maker {
+            proof,
+            steps,
+            namespaces: &plan.namespaces,
+            joins,
+            leaf: leaf.as_fd(),
+            init,
+        };
+        let (pid, talk) = maker.spawn(cgroup.as_fd())?;
+        channel.send(&Message::Spawned { pid })?;
+        let proc = open_proc(pid)?;
+        if let Some(idmap) = &request.idmap {
+            maker::write_maps(&proc, idmap)?;
+        }
+        talk.send(&Talk::Mapped)?;
+        Ok((talk, proc))
+    })?;
+    hear(&talk, |t| matches!(t, Talk::Unshared).then_some(()))?;
+    let (idmap, user, net, ipc, uts, cgroup) = steps.run(Step::Namespaces, || {
+        let open = |name: &str| {
+            openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os("open", name)
+        };
+        if plan.namespaces.time == NsSource::New {
+            write_clocks(&proc, plan)?;
+        }
+        let idmap = read_idmap(&proc)?;
+        own_pipes(&stdio, &plan.process, &idmap)?;
+        // While H waits for `Clocks`: a process that has exited has no namespaces to open.
+        let opened = (
+            idmap,
+            open("ns/user")?,
+            open("ns/net")?,
+            open("ns/ipc")?,
+            open("ns/uts")?,
+            open("ns/cgroup")?,
+        );
+        talk.send(&Talk::Clocks)?;
+        Ok(opened)
+    })?;
+    let pid = hear(&talk, |t| match t {
+        Talk::Init { pid } => Some(*pid),
+        _ => None,
+    })?;
+    let pid_ns = steps.run(Step::Init, || {
+        let proc = open_proc(pid)?;
+        openat(
+            proc,
+            "ns/pid",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .os("open", "ns/pid")
+    })?;
+    Ok(Made {
+        pid,
+        idmap,
+        user,
+        net,
+        ipc,
+        uts,
+        cgroup,
+        pid_ns,
+    })
+}
+
+/// The next message of H, which `wanted` must know.
+fn hear<T>(talk: &Channel, wanted: impl Fn(&Talk) -> Option<T>) -> Result<T, StageFailure> {
+    let died = |what: String| StageFailure {
+        step: Step::Namespaces,
+        chain: what,
+        errno: None,
+    };
+    match talk.recv::<Talk>() {
+        Ok(Some((Talk::Failed(failure), _))) => Err(failure),
+        Ok(Some((message, _))) => {
+            wanted(&message).ok_or_else(|| died(format!("{message:?} from the maker")))
+        }
+        Ok(None) => Err(died("the maker of namespaces died".into())),
+        Err(error) => Err(died(error.chain())),
+    }
+}
+
+fn read_idmap(proc: &OwnedFd) -> Result<IdMap> {
+    let read = |name: &str| {
+        let fd =
+            openat(proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os("open", name)?;
+        let text = std::io::read_to_string(std::fs::File::from(fd)).os("read", name)?;
+        idmap::parse(&text).ok_or_else(|| unexpected(name))
+    };
+    Ok(IdMap {
+        uids: read("uid_map")?,
+        gids: read("gid_map")?,
+    })
+}
+
+/// The container's clocks: boottime starts at 0 at create, unless the spec says otherwise
+/// (time_namespaces(7)).
+fn write_clocks(proc: &OwnedFd, plan: &Plan) -> Result<()> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+    let (seconds, nanoseconds) = plan.boottime_offset.unwrap_or((-now, 0));
+    let mut text = format!("boottime {seconds} {nanoseconds}\n");
+    if let Some((seconds, nanoseconds)) = plan.monotonic_offset {
+        text.push_str(&format!("monotonic {seconds} {nanoseconds}\n"));
+    }
+    let fd = openat(
+        proc,
+        "timens_offsets",
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .os("open", "timens_offsets")?;
+    rustix::io::write(fd, text.as_bytes()).os("write", format!("timens_offsets {text:?}"))?;
+    Ok(())
+}
+
+/// Pipes of standard streams belong to the process's user, so that it may reopen them
+/// (`/dev/stdout`).
+pub(super) fn own_pipes(stdio: &[Option<OwnedFd>], process: &Process, idmap: &IdMap) -> Result<()> {
+    let (uid, gid) = dev::owner(idmap, process.uid, process.gid)?;
+    for fd in stdio.iter().flatten() {
+        let stat = rustix::fs::fstat(fd).os("stat", "standard stream")?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
+            dev::own(fd, uid, gid)?;
+        }
+    }
+    Ok(())
+}
+
+fn act_as_root_inside(idmap: &IdMap) -> Result<()> {
+    let (uid, gid) = dev::owner(idmap, 0, 0)?;
+    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+        .os("prctl", "securebits")?;
+    sys::process::set_fs_ids(uid, gid).os("setfsuid", uid)
+}
+
+/// Joins what file systems and sysctls are made from.
+fn enter(made: &Made, plan: &Plan) -> Result<()> {
+    for (ns, flag, name) in [
+        (&made.net, CloneFlags::CLONE_NEWNET, "network"),
+        (&made.ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
+        (&made.uts, CloneFlags::CLONE_NEWUTS, "uts"),
+        (&made.cgroup, CloneFlags::CLONE_NEWCGROUP, "cgroup"),
+    ] {
+        nix::sched::setns(ns, flag).os("setns", name)?;
+    }
+    if plan.namespaces.net == NsSource::New {
+        sys::net::loopback_up().os("set up", "lo")?;
+    }
+    Ok(())
+}
+
+/// Written through the host's /proc/sys, which shows the namespaces of the writer.
+fn sysctls(plan: &Plan) -> Result<()> {
+    for (key, value) in &plan.sysctl {
+        let path = crate::plan::sysctl_path(key).ok_or_else(|| unexpected(key))?;
+        std::fs::write(Path::new("/proc/sys").join(path), value)
+            .os("write sysctl", format!("{key}={value}"))?;
+    }
+    Ok(())
+}
+
+fn report(
+    channel: &Channel,
+    made: &Made,
+    warnings: Vec<Warning>,
+    data_roots: Vec<DataRoot>,
+    terminals: &dev::Terminals,
+) -> Result<()> {
+    let mut kinds = vec![FdKind::Devpts, FdKind::Userns];
+    let mut fds = vec![terminals.devpts.as_fd(), made.user.as_fd()];
+    if let Some(console) = &terminals.console {
+        kinds.push(FdKind::Console);
+        fds.push(console.as_fd());
+    }
+    let idmap = made.idmap.clone();
+    channel.send_with(
+        &Message::Created {
+            pid: made.pid,
+            idmap,
+            warnings,
+            data_roots,
+            fds: kinds,
+        },
+        &fds,
+    )
+}
+
+/// createRuntime hooks by the shim, then createContainer hooks by init, both before pivot_root.
+fn hooks(channel: &Channel, plan: &Plan, go: &Channel) -> Result<()> {
+    let hooks = &plan.hooks;
+    if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
+        match channel.recv::<Message>()? {
+            Some((Message::Go, _)) => {}
+            other => return Err(unexpected(&format!("{other:?} while hooks run"))),
+        }
+    }
+    if !hooks.create_container.is_empty() {
+        go.send(&Go::Hooks)?;
+        match go.recv::<Go>()? {
+            Some((Go::Hooks, _)) => {}
+            Some((Go::Failed(failure), _)) => return Err(crate::error::Error::Stage(failure)),
+            other => return Err(unexpected(&format!("{other:?} while hooks run"))),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! The exec stage: joins a container and becomes the user's program.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use super::{Steps, builder, maker, security};
+use crate::error::{OsContext, Result, StageFailure};
+use crate::proto::{Channel, ExecStageRequest, FdKind, Message, take_fd, unexpected};
+use crate::step::Step;
+use crate::sys::clone::{Side, SingleThreaded, clone3};
+
+/// The pipeline.
+pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageFailure> {
+    let none = Steps::new(None);
+    let (request, fds) = none.run(Step::Spawn, || {
+        rustix::thread::set_name(c"sysbox:[exec]").os("prctl", "name")?;
+        channel.recv_request::<ExecStageRequest>()
+    })?;
+    let steps = Steps::new(request.fail_at);
+    let mut fds: Vec<_> = fds.into_iter().map(Some).collect();
+    let mut take = |kind| take_fd(&request.fds, &mut fds, kind);
+    let process = &request.process;
+    let stdio = [
+        take(FdKind::Stdin),
+        take(FdKind::Stdout),
+        take(FdKind::Stderr),
+    ];
+    let terminal = take(FdKind::Console);
+
+    let missing = || unexpected("a descriptor is missing");
+    let (init, side) = steps.run(Step::Join, || {
+        let (init, leaf) = (
+            take(FdKind::Init).ok_or_else(missing)?,
+            take(FdKind::Leaf).ok_or_else(missing)?,
+        );
+        builder::own_pipes(&stdio, process, &request.idmap)?;
+        // Nobody inside may look into this process while it holds host descriptors (CVE-2016-9962).
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).os("prctl", "not dumpable")?;
+        // The cgroup namespace comes after the clone: with nsdelegate the kernel forbids to place a
+        // process from outside the caller's cgroup namespace. So do the ids: the common ancestor of
+        // the two cgroups is the host root's.
+        let all = CloneFlags::CLONE_NEWUSER
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | maker::CLONE_NEWTIME;
+        nix::sched::setns(&init, all).os("setns", "the container")?;
+        let side = clone3(&proof, 0, Some(leaf.as_fd()), true).os("clone3", "exec'd process")?;
+        Ok((init, side))
+    })?;
+    match side {
+        Side::Parent(pid) => steps.run(Step::Join, || {
+            channel.send(&Message::Spawned { pid: pid.as_raw() })
+        }),
+        Side::Child => {
+            if !steps.run(Step::Setup, || wait_for_start(channel))? {
+                crate::sys::clone::exit(1);
+            }
+            steps.run(Step::Join, || become_root_inside(&init))?;
+            steps.run(Step::Setup, || {
+                match &terminal {
+                    Some(slave) => {
+                        rustix::process::setsid().os("setsid", "")?;
+                        security::control(slave.as_fd())?;
+                    }
+                    None => security::new_session(None, &stdio)?,
+                }
+                security::make_cwd(process)
+            })?;
+            let program = steps.run(Step::Setup, || security::Program::new(process))?;
+            steps.run(Step::Security, || security::drop_privileges(process))?;
+            match steps.run(Step::Exec, || program.exec())? {}
+        }
+    }
+}
+
+/// The shim has taken our pid and lets us go on.
+fn wait_for_start(channel: &Channel) -> Result<bool> {
+    Ok(matches!(
+        channel.recv::<Message>()?,
+        Some((Message::Start, _))
+    ))
+}
+
+/// The last namespace, and the ids of root inside.
+fn become_root_inside(init: &OwnedFd) -> Result<()> {
+    nix::sched::setns(init, CloneFlags::CLONE_NEWCGROUP).os("setns", "cgroup namespace")?;
+    maker::become_root()
+}

@@ -1,0 +1,166 @@
+//! C: container init until it becomes the user's program.
+
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use serde::{Deserialize, Serialize};
+
+use super::{Steps, mounts, security};
+use crate::error::{OsContext, Result, StageFailure};
+use crate::hooks::{self, HookState, Status};
+use crate::plan::{Hook, NsSource};
+use crate::proto::{Channel, InitRequest, Message};
+use crate::step::Step;
+use crate::sys::clone::exit;
+
+/// Between S and C.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Go {
+    /// Run the createContainer hooks; answered in kind.
+    Hooks,
+    /// The root is in place.
+    Pivoted,
+    /// C → S: a hook failed.
+    Failed(StageFailure),
+}
+
+/// What init takes along from S.
+#[derive(Debug)]
+pub(super) struct Init<'a> {
+    pub(super) channel: &'a Channel,
+    pub(super) go: Channel,
+    pub(super) steps: Steps,
+    pub(super) request: &'a InitRequest,
+    pub(super) stdio: &'a [Option<OwnedFd>; 3],
+}
+
+impl Init<'_> {
+    /// Becomes the user's program, or reports why not and ends.
+    pub(super) fn run(self) -> ! {
+        let Err(failure) = self.pipeline();
+        if let Some(failure) = failure {
+            let _ = self.channel.send(&Message::Failed(failure));
+        }
+        exit(1)
+    }
+
+    /// The error is `None` where S or L is gone and nobody wants to know.
+    fn pipeline(&self) -> Result<Infallible, Option<StageFailure>> {
+        let (steps, plan) = (self.steps, &self.request.plan);
+        let _ = rustix::thread::set_name(c"sysbox:[init]");
+        self.wait_for_root()?;
+        steps.run(Step::Lock, || self.lock_mounts())?;
+        steps.run(Step::Setup, || {
+            self.host_name()?;
+            security::new_session(plan.process.terminal.then_some("/dev/console"), self.stdio)?;
+            security::make_cwd(&plan.process)
+        })?;
+        let program = steps.run(Step::Setup, || security::Program::new(&plan.process))?;
+        match self
+            .channel
+            .send(&Message::Ready)
+            .and_then(|()| self.channel.recv::<Message>())
+        {
+            Ok(Some((Message::Start, _))) => {}
+            _ => return Err(None),
+        }
+        steps.run(Step::Hooks, || {
+            self.run_hooks(
+                "startContainer",
+                &plan.hooks.start_container,
+                Status::Created,
+            )
+        })?;
+        steps.run(Step::Security, || security::drop_privileges(&plan.process))?;
+        Ok(steps.run(Step::Exec, || program.exec())?)
+    }
+
+    fn wait_for_root(&self) -> Result<(), Option<StageFailure>> {
+        loop {
+            match self.go.recv::<Go>() {
+                Ok(Some((Go::Pivoted, _))) => return Ok(()),
+                Ok(Some((Go::Hooks, _))) => {
+                    let hooks = &self.request.plan.hooks.create_container;
+                    let done = self.steps.run(Step::Hooks, || {
+                        self.run_hooks("createContainer", hooks, Status::Creating)
+                    });
+                    let answer = match done {
+                        Ok(()) => Go::Hooks,
+                        Err(failure) => Go::Failed(failure),
+                    };
+                    self.go.send(&answer).map_err(|_| None)?;
+                }
+                _ => return Err(None),
+            }
+        }
+    }
+
+    fn run_hooks(&self, kind: &str, hooks: &[Hook], status: Status) -> Result<()> {
+        let bundle = Path::new(&self.request.bundle);
+        let pid = Some(std::process::id());
+        let state = HookState::new(
+            &self.request.id,
+            status,
+            pid,
+            bundle,
+            &self.request.plan.annotations,
+        );
+        hooks::run(kind, hooks, &state, Path::new("/"))
+    }
+
+    /// The copy of the mounts is owned by our user namespace, less privileged than the one they
+    /// were made in: the kernel locks them all (mount_namespaces(7)). What is mounted from here on
+    /// is not locked.
+    fn lock_mounts(&self) -> Result<()> {
+        rustix::process::chdir("/").os("chdir", "/")?;
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS).os("unshare", "mount namespace")?;
+        let propagation = match mounts::flag(self.request.plan.rootfs.propagation) {
+            libc::MS_PRIVATE => MountPropagationFlags::PRIVATE,
+            libc::MS_SLAVE => MountPropagationFlags::DOWNSTREAM,
+            libc::MS_UNBINDABLE => MountPropagationFlags::UNBINDABLE,
+            // systemd does not do it in a container, and inner engines need it (whole.md 5).
+            _ => MountPropagationFlags::SHARED,
+        };
+        mount_change("/", propagation | MountPropagationFlags::REC).os("mount", "/ propagation")?;
+        for path in ["/sys/kernel/debug", "/sys/kernel/tracing"] {
+            // systemd's units for them see a mount and do not fail; unlocked, so that engines that
+            // unmount everything below /sys/kernel can (whole.md 2).
+            let flags =
+                MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            match mount("tmpfs", path, "tmpfs", flags, c"mode=0555,size=4k") {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(errno) => return Err(errno).os("mount tmpfs on", path),
+            }
+        }
+        Ok(())
+    }
+
+    fn host_name(&self) -> Result<()> {
+        let plan = &self.request.plan;
+        if plan.namespaces.uts != NsSource::New {
+            return Ok(());
+        }
+        if let Some(name) = &plan.hostname {
+            rustix::system::sethostname(name.as_bytes()).os("sethostname", name)?;
+        }
+        if let Some(name) = &plan.domainname {
+            rustix::system::setdomainname(name.as_bytes()).os("setdomainname", name)?;
+        }
+        Ok(())
+    }
+}
+
+/// /dev/null of the container, for streams that nobody gave.
+pub(super) fn null() -> Result<OwnedFd> {
+    openat(
+        CWD,
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .os("open", "/dev/null")
+}

@@ -1,0 +1,158 @@
+//! proc, sysfs and cgroup2 of the container's namespaces.
+//!
+//! The kernel lets a user namespace mount its own procfs or sysfs only where one is fully visible
+//! already (mount_too_revealing() in fs/namespace.c), and masks make the visible ones partial. So a
+//! pristine instance of each lies hidden under the visible /proc: on a tmpfs of mode 0000 that the
+//! visible procfs covers. The rule does not ask that anybody can reach it (kernel.md (d)).
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::fsconfig_set_fd;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::fs::{self, PLAIN, option};
+use super::inroot::{self, Target};
+use crate::error::{Error, OsContext, Result, StageFailure};
+use crate::proto::{Channel, Message, unexpected};
+use crate::reap::reap_blocking;
+use crate::step::Step;
+use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
+use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
+
+/// What /sys/class/tty/console/active says inside: without it agetty reads the host's consoles and
+/// loops on a device that is not there (whole.md 3).
+const ACTIVE_CONSOLE: &[u8] = b"console\n";
+
+/// Mounts /proc, /sys and /sys/fs/cgroup; the caller is in the network and cgroup namespaces that
+/// they show.
+pub(super) fn mount(proof: &SingleThreaded, root: &OwnedFd, pid_ns: BorrowedFd<'_>) -> Result<()> {
+    let cover = [
+        option("mode", "0000"),
+        option("size", "8k"),
+        option("nr_inodes", 8),
+    ];
+    attach(fs::new("tmpfs", &cover, PLAIN)?, root, "/proc")?;
+    attach(procfs(proof, pid_ns)?, root, "/proc/p")?;
+    attach(fs::new("sysfs", &[], PLAIN)?, root, "/proc/s")?;
+    let active = active_console(root)?;
+    let cover = inroot::open(root, "/proc", OFlags::PATH).os("open", "/proc")?;
+    set_attr(
+        &cover,
+        Change {
+            set: RDONLY,
+            ..Change::default()
+        },
+    )
+    .os("remount read-only", "/proc cover")?;
+
+    attach(procfs(proof, pid_ns)?, root, "/proc")?;
+    attach(fs::new("sysfs", &[], PLAIN)?, root, "/sys")?;
+    attach(fs::new("cgroup2", &[], PLAIN)?, root, "/sys/fs/cgroup")?;
+    if let Some(target) = inroot::existing(root, "/sys/class/tty/console/active")? {
+        fs::attach(active, target, "/sys/class/tty/console/active")?;
+    }
+    Ok(())
+}
+
+/// A further sysfs or cgroup2 for the spec's mounts.
+pub(super) fn further(fs_type: &str) -> Result<OwnedFd> {
+    fs::new(fs_type, &[], PLAIN)
+}
+
+fn attach(mount: OwnedFd, root: &OwnedFd, path: &str) -> Result<()> {
+    let target = inroot::target(root, path, Target::Directory(0o755))?;
+    fs::attach(mount, target, path)
+}
+
+/// The file to bind over sysfs's, kept on the hidden tmpfs.
+fn active_console(root: &OwnedFd) -> Result<OwnedFd> {
+    let cover = inroot::open(root, "/proc", OFlags::PATH).os("open", "/proc")?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(&cover, "console", flags, Mode::from_raw_mode(0o444))
+        .os("create", "/proc cover console")?;
+    std::fs::File::from(file)
+        .write_all(ACTIVE_CONSOLE)
+        .os("write", "/proc cover console")?;
+    let file = openat(
+        &cover,
+        "console",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .os("open", "/proc cover console")?;
+    let tree = fs::clone_fd(&file, false, "/proc cover console")?;
+    set_attr(
+        &tree,
+        Change {
+            set: RDONLY | NOSUID | NODEV | NOEXEC,
+            ..Change::default()
+        },
+    )
+    .os("mount_setattr", "console")?;
+    Ok(tree)
+}
+
+/// A procfs of pid namespace `pid_ns`, detached.
+pub(super) fn procfs(proof: &SingleThreaded, pid_ns: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let context = fs::context("proc", &[])?;
+    let context = match fsconfig_set_fd(&context, "pidns", pid_ns) {
+        Ok(()) => context,
+        // Before Linux 6.18 the option is unknown, and the opener's namespace counts.
+        Err(rustix::io::Errno::INVAL) => context_from_inside(proof, pid_ns)?,
+        Err(errno) => return Err(fs::explain(&context, "set pidns of", "proc", errno)),
+    };
+    fs::create(&context, "proc")?;
+    fs::mount(&context, "proc", PLAIN)
+}
+
+/// A context opened by a process in the pid namespace: joining one takes effect for children.
+fn context_from_inside(proof: &SingleThreaded, pid_ns: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let (ours, theirs) = Channel::pair()?;
+    match clone3(proof, 0, None, false).os("clone3", "opener of proc")? {
+        Side::Child => exit(i32::from(inside(proof, pid_ns, &theirs).is_err())),
+        Side::Parent(pid) => {
+            drop(theirs);
+            let reply = ours.recv::<Message>();
+            reap_child(pid)?;
+            match reply? {
+                Some((Message::Request, mut fds)) if fds.len() == 1 => Ok(fds.remove(0)),
+                Some((Message::Failed(failure), _)) => Err(Error::Stage(failure)),
+                _ => Err(unexpected("the opener of proc died")),
+            }
+        }
+    }
+}
+
+fn inside(proof: &SingleThreaded, pid_ns: BorrowedFd<'_>, channel: &Channel) -> Result<()> {
+    let opened = nix::sched::setns(pid_ns, CloneFlags::CLONE_NEWPID)
+        .os("setns", "pid namespace")
+        .and_then(
+            |()| match clone3(proof, 0, None, false).os("clone3", "opener of proc")? {
+                Side::Child => {
+                    let sent = fs::context("proc", &[]).and_then(|context| {
+                        channel.send_with(&Message::Request, &[context.as_fd()])
+                    });
+                    exit(i32::from(sent.is_err()))
+                }
+                Side::Parent(pid) => reap_child(pid),
+            },
+        );
+    if let Err(error) = &opened {
+        let failure = StageFailure {
+            step: Step::Proc,
+            chain: error.chain(),
+            errno: error.errno(),
+        };
+        channel.send(&Message::Failed(failure))?;
+    }
+    opened
+}
+
+fn reap_child(pid: nix::unistd::Pid) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or_else(|| unexpected("pid 0"))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).os("pidfd_open", "stage's child")?;
+    reap_blocking(&pidfd).map(|_| ())
+}

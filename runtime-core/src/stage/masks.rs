@@ -1,0 +1,63 @@
+//! `linux.maskedPaths` and `linux.readonlyPaths`.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::FileType;
+
+use super::fs::{self, PLAIN, option};
+use super::{dev, inroot};
+use crate::error::{OsContext, Result};
+use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
+
+/// Covers each path that exists: a file by /dev/null, a directory by an empty tmpfs.
+pub(super) fn mask(root: &OwnedFd, paths: &[String]) -> Result<()> {
+    for path in paths {
+        let Some(target) = inroot::existing(root, path)? else {
+            continue;
+        };
+        let stat = rustix::fs::fstat(&target).os("stat", path)?;
+        let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let options = [
+                option("mode", "0555"),
+                option("size", "4k"),
+                option("nr_inodes", 2),
+            ];
+            let cover = fs::new("tmpfs", &options, PLAIN)?;
+            set_attr(
+                &cover,
+                Change {
+                    set: RDONLY,
+                    ..Change::default()
+                },
+            )
+            .os("mount_setattr", path)?;
+            cover
+        } else {
+            dev::host_node("null", 1, 3)?
+        };
+        fs::attach(cover, target, path)?;
+    }
+    Ok(())
+}
+
+/// Binds each path that exists on itself, read-only.
+pub(super) fn readonly(root: &OwnedFd, paths: &[String]) -> Result<()> {
+    for path in paths {
+        let Some(target) = inroot::existing(root, path)? else {
+            continue;
+        };
+        let tree = fs::clone_fd(&target, true, path)?;
+        let set = RDONLY | NOSUID | NODEV | NOEXEC;
+        set_attr(
+            &tree,
+            Change {
+                set,
+                recursive: true,
+                ..Change::default()
+            },
+        )
+        .os("mount_setattr", path)?;
+        fs::attach(tree, target, path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! The child side of create and exec: short-lived single-threaded processes, this program re-exec'd
+//! with a socket as standard input. Order of the steps as in `proto`.
+//!
+//! - `init`: [`builder`] (S) builds the container's mounts in the host's user namespace and has
+//!   [`maker`] (H) make its namespaces and [`init`] (C), which becomes the user's program.
+//! - `exec`: [`exec`] joins a container and becomes the user's program.
+
+mod builder;
+mod copy;
+mod data_roots;
+pub(crate) mod dev;
+mod exec;
+mod fs;
+mod init;
+mod inroot;
+mod kernfs;
+mod maker;
+mod masks;
+mod mounts;
+mod root;
+mod security;
+mod steps;
+mod userns_fs;
+
+use crate::error::StageFailure;
+use crate::proto::{Channel, Message};
+use crate::sys;
+use crate::sys::clone::SingleThreaded;
+
+pub(crate) use steps::Steps;
+
+/// `argv[1]` of the stage that makes a container.
+pub const INIT: &str = "init";
+/// `argv[1]` of the stage that execs into one.
+pub const EXEC: &str = "exec";
+
+/// Runs the stage and never returns, if this process was started as one. To be called first thing
+/// in `main`, before any thread exists.
+pub fn run_if_stage() {
+    let mut args = std::env::args_os().skip(1);
+    let stage: fn(&Channel, SingleThreaded) -> Result<(), StageFailure> = match args.next() {
+        Some(arg) if arg == INIT => builder::run,
+        Some(arg) if arg == EXEC => exec::run,
+        _ => return,
+    };
+    let status = match (sys::fd::take_stdin(), SingleThreaded::check()) {
+        (Ok(socket), Ok(proof)) => {
+            let channel = Channel::from_fd(socket);
+            match stage(&channel, proof) {
+                Ok(()) => 0,
+                Err(failure) => {
+                    // The shim may be gone; then nobody is there to be told.
+                    let _ = channel.send(&Message::Failed(failure));
+                    1
+                }
+            }
+        }
+        _ => 125,
+    };
+    sys::clone::exit(status)
+}

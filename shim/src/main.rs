@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::flags::Flags;
 
 fn main() -> ExitCode {
+    runtime_core::stage::run_if_stage();
     stdio::binary::run_if_logger();
     let result = Flags::parse(std::env::args().skip(1))
         .map_err(|e| Error::InvalidArgument(e.to_string()))

@@ -171,8 +171,7 @@ impl TaskService for Service {
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
         let task = self.pod.task(&request.id)?;
         let resources = convert::resources(request.resources.as_ref())?;
-        let annotations = request.annotations.into_iter().collect();
-        detached(async move { task.update(resources, annotations).await }).await?;
+        detached(async move { task.update(resources).await }).await?;
         Ok(Empty::new())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! For each container: create, start, (exec-added, exec-started, exit of the exec)*, oom*, exit of init, delete.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -144,7 +144,8 @@ impl Task {
         let _verbs = self.init.verbs.lock().await;
         let _gate = self.start_gate.lock().await;
         self.init.check(Verb::Start)?;
-        self.on_container(Container::start).await?;
+        let warnings = self.on_container(Container::start).await?;
+        warn(&self.id, &warnings);
         self.init.change(State::Created, State::Running);
         let pid = self.init.pid();
         self.events.send(&event::TaskStart {
@@ -336,7 +337,8 @@ impl Task {
         if let Some(io) = self.init.io() {
             io.drain().await;
         }
-        self.on_container(Container::delete).await?;
+        let warnings = self.on_container(Container::delete).await?;
+        warn(&self.id, &warnings);
         self.init.deleted();
         let (pid, exit) = (self.init.pid(), exit_or_unknown(&self.init));
         self.events.send(&event::TaskDelete {
@@ -389,15 +391,11 @@ impl Task {
     }
 
     /// Changes limits.
-    pub(crate) async fn update(
-        &self,
-        resources: oci::LinuxResources,
-        annotations: BTreeMap<String, String>,
-    ) -> Result<()> {
+    pub(crate) async fn update(&self, resources: oci::LinuxResources) -> Result<()> {
         let _verbs = self.init.verbs.lock().await;
         self.init.check(Verb::Update)?;
         let warnings = self
-            .on_container(move |container| container.update(&resources, &annotations))
+            .on_container(move |container| container.update(&resources))
             .await?;
         warn(&self.id, &warnings);
         Ok(())

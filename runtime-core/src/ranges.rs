@@ -25,9 +25,9 @@ use crate::error::{Error, OsContext, Result};
 
 /// Files whose ranges belong to the host's users (subuid(5), subgid(5)).
 const SUBIDS: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
-/// The kubelet gives pod n the ids from 65536×n (pkg/kubelet/userns), n ≤ its maxPods: 110 by default, and no distribution
-/// goes beyond this.
-const KUBELET: RangeInclusive<u64> = 65_536..=65_536 * (1024 + 1) - 1;
+/// The kubelet gives pods the ids from 65536 to 65536×(maxPods+1) (pkg/kubelet/userns). maxPods is 110 by default and in
+/// the kubelet's own configuration, which we do not read: this many is more than any node is given.
+const KUBELET: RangeInclusive<u64> = 65_536..=65_536 * (4096 + 1) - 1;
 /// Smallest range: what images and systemd take for granted.
 const MIN_IDS: u32 = 65_536;
 
@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn the_kubelets_ranges_are_skipped() {
         let dir = state_dir();
-        let pool = ids(65_536, 1025 / 4 + 1);
+        let pool = ids(65_536, 4097 / 4 + 1);
         let pool = Pool::new(&pool, dir.path()).unwrap();
         let first = pool.allocate().unwrap().first;
         assert!(u64::from(first) > *KUBELET.end(), "{first}");

@@ -1,5 +1,5 @@
 //! A container's cgroup on a real kernel: made, delegated, limited, frozen, killed, removed.
-#![allow(clippy::unwrap_used)] // clippy knows no helpers of tests
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // clippy knows no helpers of tests
 
 mod common;
 
@@ -573,6 +573,83 @@ fn counters_last_until_the_cgroup_is_removed() {
     assert_eq!(cgroup.oom_kills(), None);
     assert!(cgroup.pids().unwrap().is_empty());
     cgroup.kill().unwrap();
+}
+
+/// True where this machine's cgroup2 has the controller; says so where not. Which ones there are is up to the machine, so
+/// that one is missing fails nowhere.
+fn controller(sandbox: &Sandbox, name: &str) -> bool {
+    let has = sandbox
+        .hierarchy
+        .controllers()
+        .unwrap()
+        .contains(&name.to_owned());
+    if !has {
+        eprintln!("skipped: cgroup2 has no {name} controller here");
+    }
+    has
+}
+
+#[test]
+fn want_of_memory_is_counted() {
+    let Some(sandbox) = Sandbox::enter("oom") else {
+        return;
+    };
+    if !controller(&sandbox, "memory") {
+        return;
+    }
+    let cgroup = sandbox.create("a/c");
+    assert_eq!(cgroup.oom_kills(), Some(0));
+    for (file, value) in [("memory.swap.max", "0"), ("memory.max", "16777216")] {
+        cgroup.apply(&write("memory", file, value)).unwrap();
+    }
+    let greedy = "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done";
+    let (_, status) = Process::start(&cgroup.dir().join(LEAF), None, greedy).finish();
+    assert_eq!(status, ExitStatus::Signal(9));
+    assert_eq!(cgroup.oom_kills(), Some(1));
+    let stats = cgroup.stats().unwrap();
+    let (memory, events) = (stats.memory.unwrap(), stats.memory_events.unwrap());
+    assert_eq!(
+        (events.oom_kill, events.oom > 0, events.max > 0),
+        (1, true, true)
+    );
+    assert_eq!(memory.usage_limit, 16_777_216);
+    assert_eq!(memory.swap_limit, 0);
+    assert!(
+        memory.pgfault > 0 && memory.max_usage > 8 << 20,
+        "{memory:?}"
+    );
+    assert!(memory.usage < memory.max_usage);
+}
+
+#[test]
+fn processes_and_processor_time_are_limited_and_counted() {
+    let Some(sandbox) = Sandbox::enter("pids-cpu") else {
+        return;
+    };
+    let cgroup = sandbox.create("a/c");
+    let leaf = cgroup.dir().join(LEAF);
+    if controller(&sandbox, "pids") {
+        cgroup.apply(&write("pids", "pids.max", "3")).unwrap();
+        let process = Process::start(&leaf, None, "sleep 600 & sleep 600 & sleep 600 & wait");
+        eventually("three of four", || cgroup.pids().unwrap().len() >= 3);
+        let pids = cgroup.stats().unwrap().pids.unwrap();
+        assert_eq!((pids.current, pids.limit), (3, 3));
+        cgroup.kill().unwrap();
+        drop(process);
+        cgroup.apply(&write("pids", "pids.max", "max")).unwrap();
+        assert_eq!(cgroup.stats().unwrap().pids.unwrap().limit, u64::MAX);
+    }
+    if controller(&sandbox, "cpu") {
+        cgroup
+            .apply(&write("cpu", "cpu.max", "10000 100000"))
+            .unwrap();
+        let _process = Process::start(&leaf, None, "while :; do :; done");
+        eventually("throttled", || {
+            let cpu = cgroup.stats().unwrap().cpu.unwrap();
+            cpu.nr_throttled > 0 && cpu.throttled_usec > 0 && cpu.nr_periods > 0
+        });
+        cgroup.kill().unwrap();
+    }
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crate::error::{Error, OsContext, Result, Warning};
 use crate::hooks::{self, HookState, Status};
 use crate::idmap::IdMap;
 use crate::kmsg::Kmsg;
-use crate::plan::{Hooks, Plan, PlanInput, ProcessContext, SeccompProgram, plan_process};
-use crate::pod::Pod;
+use crate::plan::{Hooks, Plan, PlanInput, Process, ProcessContext, SeccompProgram, plan_process};
+use crate::pod::{Membership, Pod};
 use crate::proto::{Channel, ExecStageRequest, FdKind, InitRequest, Message, take_fd, unexpected};
 use crate::record::Record;
 use crate::rootfs::{self, RootfsSource};
@@ -98,7 +98,7 @@ pub struct Exec {
 /// A created container.
 #[derive(Debug)]
 pub struct Container {
-    pod: Arc<Pod>,
+    membership: Membership,
     bundle: PathBuf,
     process: ProcessFacts,
     hooks: Hooks,
@@ -162,12 +162,7 @@ impl Container {
             let rootfs = rootfs::parse(&rootfs, Path::new(&plan.rootfs.path))?;
             Ok((plan, rootfs))
         })?;
-        let membership = Membership {
-            pod,
-            cgroup: &plan.cgroup_path,
-            kept: false,
-        };
-        let identity = steps.here(Step::Range, || pod.join(&plan, &id))?;
+        let (identity, membership) = steps.here(Step::Range, || pod.join(&plan, &id))?;
         let owner = identity
             .idmap
             .host_uid(0)
@@ -301,9 +296,8 @@ impl Container {
             take(FdKind::Console),
         );
         let pidfd = children.release(pid)?;
-        membership.keep();
         Ok(Container {
-            pod: Arc::clone(pod),
+            membership,
             bundle,
             process,
             hooks,
@@ -366,7 +360,7 @@ impl Container {
     /// Runs a process in the container (created or running). Returns when exec has succeeded or
     /// failed.
     pub fn exec(&self, request: ExecRequest) -> Result<Exec> {
-        let steps = Steps::new(fault::step(self.pod.config()));
+        let steps = Steps::new(fault::step(self.membership.pod().config()));
         let context = ProcessContext {
             terminal: Some(request.terminal),
             last_cap: last_cap()?,
@@ -378,7 +372,7 @@ impl Container {
         let (process, mut warnings) =
             steps.here(Step::Plan, || plan_process(&request.process, context))?;
         let terminal = if process.terminal {
-            Some(self.terminal(process.uid)?)
+            Some(self.terminal(&process)?)
         } else {
             None
         };
@@ -422,10 +416,10 @@ impl Container {
         })
     }
 
-    /// A terminal of the container's own devpts for a process of user `uid` inside.
-    fn terminal(&self, uid: u32) -> Result<(OwnedFd, OwnedFd)> {
-        let (master, slave, _) = stage::dev::open_terminal(&self.devpts)?;
-        let (owner, group) = stage::dev::terminal_owner(&self.idmap, uid)?;
+    /// A terminal of the container's own devpts for `process`.
+    fn terminal(&self, process: &Process) -> Result<(OwnedFd, OwnedFd)> {
+        let (master, slave, _) = stage::dev::open_terminal(&self.devpts, process.console_size)?;
+        let (owner, group) = stage::dev::terminal_owner(&self.idmap, process.uid)?;
         stage::dev::own(&slave, owner, group)?;
         Ok((master, slave))
     }
@@ -516,13 +510,13 @@ impl Container {
     /// as warnings. Kills first if it still runs. Goes on past a failing step and returns the first
     /// error.
     pub fn delete(&self) -> Result<Vec<Warning>> {
-        let steps = Steps::new(fault::step(self.pod.config()));
+        let steps = Steps::new(fault::step(self.membership.pod().config()));
         lock(&self.gate).take();
         let results = [
             steps.here(Step::Kill, || self.cgroup.kill()),
             steps.here(Step::Capture, || self.capture()),
             steps.here(Step::RemoveCgroup, || self.cgroup.remove()),
-            steps.here(Step::ReleaseRange, || self.pod.leave(&self.record.cgroup)),
+            steps.here(Step::ReleaseRange, || self.membership.leave()),
         ];
         let warnings = poststop(&self.record, &self.bundle);
         results.into_iter().collect::<Result<()>>()?;
@@ -563,28 +557,6 @@ struct Made {
     data_roots: Vec<DataRoot>,
     kinds: Vec<FdKind>,
     fds: Vec<Option<OwnedFd>>,
-}
-
-/// Membership of a pod, given up unless kept.
-struct Membership<'a> {
-    pod: &'a Pod,
-    cgroup: &'a str,
-    kept: bool,
-}
-
-impl Membership<'_> {
-    fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Membership<'_> {
-    fn drop(&mut self) {
-        if !self.kept {
-            // The error that brought us here is the one to report.
-            let _ = self.pod.leave(self.cgroup);
-        }
-    }
 }
 
 /// The pod's kmsg file; without FUSE there is none, and a warning.

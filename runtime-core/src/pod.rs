@@ -77,16 +77,26 @@ impl Pod {
         Ok(Arc::clone(kmsg.insert(Arc::new(Kmsg::start()?))))
     }
 
-    /// Decides on the user namespace of a container (design D4) and registers it as a member.
-    pub(crate) fn join(&self, plan: &Plan, id: &str) -> Result<Identity> {
+    /// Decides on the user namespace of a container (design D4) and registers it as a member until the
+    /// membership is dropped.
+    pub(crate) fn join(self: &Arc<Pod>, plan: &Plan, id: &str) -> Result<(Identity, Membership)> {
         let mut shared = self.shared();
+        let cgroup = plan.cgroup_path.clone();
+        if shared.owner.cgroups.contains(&cgroup) {
+            return Err(Error::AlreadyExists(format!("cgroup {cgroup}")));
+        }
         let identity = self.identity(&mut shared, plan)?;
         if shared.owner.cgroups.is_empty() {
             shared.owner.pod = id.to_string();
         }
-        shared.owner.cgroups.insert(plan.cgroup_path.clone());
-        shared.record()?;
-        Ok(identity)
+        shared.owner.cgroups.insert(cgroup.clone());
+        let recorded = shared.record();
+        drop(shared);
+        let membership = Membership {
+            pod: Arc::clone(self),
+            cgroup,
+        };
+        recorded.map(|()| (identity, membership))
     }
 
     fn identity(&self, shared: &mut Shared, plan: &Plan) -> Result<Identity> {
@@ -163,14 +173,42 @@ impl Pod {
     }
 
     /// A container has gone. With the last one the user namespace and the range go.
-    pub(crate) fn leave(&self, cgroup: &str) -> Result<()> {
+    fn leave(&self, cgroup: &str) -> Result<()> {
         let mut shared = self.shared();
-        shared.owner.cgroups.remove(cgroup);
+        if !shared.owner.cgroups.remove(cgroup) {
+            return Ok(());
+        }
         if shared.owner.cgroups.is_empty() {
             *shared = Shared::default();
             return Ok(());
         }
         shared.record()
+    }
+}
+
+/// A container's place in its pod.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pod: Arc<Pod>,
+    cgroup: String,
+}
+
+impl Membership {
+    /// The pod.
+    pub(crate) fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
+    /// Gives the place up; again is nothing.
+    pub(crate) fn leave(&self) -> Result<()> {
+        self.pod.leave(&self.cgroup)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        // Where it fails the range's file still names us: `delete` of the record frees it.
+        let _ = self.leave();
     }
 }
 

@@ -69,7 +69,8 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     let root = &rootfs.dir;
     steps.run(Step::EnterNs, || enter(&made, plan))?;
     steps.run(Step::Proc, || {
-        kernfs::mount(&proof, root, made.pid_ns.as_fd())
+        let owner = dev::owner(&made.idmap, 0, 0)?;
+        kernfs::mount(&proof, root, made.pid_ns.as_fd(), owner)
     })?;
     let terminals = steps.run(Step::Dev, || {
         dev::mount(&proof, root, plan, &made.idmap, userns, kmsg.as_ref())

@@ -8,6 +8,7 @@ use rustix::fs::{
 };
 use rustix::mount::MountAttrFlags;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::fs::{self, PLAIN, option};
 use super::inroot::{self, Target};
@@ -131,8 +132,8 @@ pub(super) fn mount(
     let devpts =
         inroot::open(root, "/dev/pts", OFlags::PATH | OFlags::DIRECTORY).os("open", "/dev/pts")?;
     let console = if plan.process.terminal {
-        let (master, slave, number) = open_terminal(&devpts)?;
-        let uid = idmap.host_uid(plan.process.uid).unwrap_or(uid);
+        let (master, slave, number) = open_terminal(&devpts, plan.process.console_size)?;
+        let (uid, tty) = terminal_owner(idmap, plan.process.uid)?;
         own(&slave, uid, tty)?;
         let slave_path = format!("/dev/pts/{number}");
         let slave = inroot::open(root, &slave_path, OFlags::PATH).os("open", &slave_path)?;
@@ -148,12 +149,24 @@ pub(super) fn mount(
     Ok(Terminals { devpts, console })
 }
 
-/// A terminal of devpts instance `devpts`: master, slave, number. No path of the container is used:
-/// the slave comes from the master (TIOCGPTPEER).
-pub(crate) fn open_terminal(devpts: &OwnedFd) -> Result<(OwnedFd, OwnedFd, u32)> {
+/// A terminal of devpts instance `devpts`, of `size` columns and rows: master, slave, number. No path
+/// of the container is used: the slave comes from the master (TIOCGPTPEER).
+pub(crate) fn open_terminal(
+    devpts: &OwnedFd,
+    size: Option<(u16, u16)>,
+) -> Result<(OwnedFd, OwnedFd, u32)> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = openat(devpts, "ptmx", flags, Mode::empty()).os("open", "/dev/pts/ptmx")?;
     unlockpt(&master).os("unlockpt", "terminal")?;
+    if let Some((columns, rows)) = size {
+        let size = Winsize {
+            ws_col: columns,
+            ws_row: rows,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&master, size).os("set window size of", "terminal")?;
+    }
     let name = rustix::pty::ptsname(&master, Vec::new()).os("ptsname", "terminal")?;
     let number = name
         .to_str()

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::fsconfig_set_fd;
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::dev;
 use super::fs::{self, PLAIN, option};
 use super::inroot::{self, Target};
 use crate::error::{Error, OsContext, Result, StageFailure};
@@ -27,8 +28,13 @@ use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 const ACTIVE_CONSOLE: &[u8] = b"console\n";
 
 /// Mounts /proc, /sys and /sys/fs/cgroup; the caller is in the network and cgroup namespaces that
-/// they show.
-pub(super) fn mount(proof: &SingleThreaded, root: &OwnedFd, pid_ns: BorrowedFd<'_>) -> Result<()> {
+/// they show. `owner` are the host's ids of root inside.
+pub(super) fn mount(
+    proof: &SingleThreaded,
+    root: &OwnedFd,
+    pid_ns: BorrowedFd<'_>,
+    owner: (u32, u32),
+) -> Result<()> {
     let cover = [
         option("mode", "0000"),
         option("size", "8k"),
@@ -48,7 +54,10 @@ pub(super) fn mount(proof: &SingleThreaded, root: &OwnedFd, pid_ns: BorrowedFd<'
     )
     .os("remount read-only", "/proc cover")?;
 
-    attach(procfs(proof, pid_ns)?, root, "/proc")?;
+    let visible = procfs(proof, pid_ns)?;
+    // Its root directory is the host root's, which is nobody inside; images expect their root.
+    dev::own(&visible, owner.0, owner.1)?;
+    attach(visible, root, "/proc")?;
     attach(fs::new("sysfs", &[], PLAIN)?, root, "/sys")?;
     attach(fs::new("cgroup2", &[], PLAIN)?, root, "/sys/fs/cgroup")?;
     if let Some(target) = inroot::existing(root, "/sys/class/tty/console/active")? {

@@ -177,8 +177,14 @@ impl Program {
         if !env.iter().any(|v| v.starts_with("HOME=")) {
             env.push(format!("HOME={}", home(process.uid)));
         }
+        let candidates = candidates(&name, &process.env);
+        if candidates.iter().any(|path| is_systemd(path))
+            && !env.iter().any(|v| v.starts_with("container="))
+        {
+            env.push("container=oci".into());
+        }
         let program = Program {
-            candidates: encode(&candidates(&name, &process.env))?,
+            candidates: encode(&candidates)?,
             args: encode(&process.args)?,
             env: encode(&env)?,
             name,
@@ -232,6 +238,13 @@ impl Program {
             source: Errno::NOENT.into(),
         }
     }
+}
+
+/// Whether `path` is systemd or a link to it (`/sbin/init`). It wants to be told that it runs in a
+/// container (systemd.io/CONTAINER_INTERFACE).
+fn is_systemd(path: &str) -> bool {
+    let init = path.ends_with("/init") || path.ends_with("/systemd");
+    init && std::fs::canonicalize(path).is_ok_and(|real| real.ends_with("systemd/systemd"))
 }
 
 /// Paths to try, as execvp(3) does with the process's own PATH.

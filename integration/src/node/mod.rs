@@ -20,6 +20,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -35,6 +36,10 @@ use crate::process::{self, Output};
 
 /// How long a command in a node may take unless the caller says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The last words of a script whose output counts: ctr forgets what it has not read when an exec ends, and may take a
+/// moment until it begins to read (containerd client, process.go: Delete cancels the streams).
+pub const LINGER: &str = "sleep 0.1";
 
 /// A running node. Dropping it kills and removes everything of it.
 pub struct Node {
@@ -136,6 +141,35 @@ impl Node {
     /// As [`Self::exec`].
     pub fn ctr(&self, args: &[&str]) -> Result<Output> {
         self.exec(&[&["ctr"], args].concat())
+    }
+
+    /// A `ctr task exec` of `words` in the container `id`, not started yet.
+    #[must_use]
+    pub fn task_exec(&self, id: &str, options: &[&str], words: &[&str]) -> Command {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let exec = format!("x{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.command(
+            &[
+                &["ctr", "task", "exec", "--exec-id", &exec],
+                options,
+                &[id],
+                words,
+            ]
+            .concat(),
+        )
+    }
+
+    /// Runs a shell script in the container `id` within [`DEADLINE`].
+    ///
+    /// # Errors
+    /// As [`Self::exec`].
+    pub fn task_shell(&self, id: &str, script: &str) -> Result<Output> {
+        let script = format!("{script}\n{LINGER}");
+        process::run(
+            &mut self.task_exec(id, &[], &["/bin/sh", "-ec", &script]),
+            b"",
+            DEADLINE,
+        )
     }
 
     /// Makes `image` known to the node's containerd and unpacks it, if that is not done yet.

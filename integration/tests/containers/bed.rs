@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use integration::debian::Release;
 use integration::host;
 use integration::image::Image;
+pub(crate) use integration::node::LINGER;
 use integration::node::{DEADLINE, Node};
 use integration::pool::Lease;
 use integration::process::{self, Output};
@@ -35,10 +36,6 @@ impl Runtime {
         }
     }
 }
-
-/// The last words of a script whose output counts: ctr forgets what it has not read when an exec ends, and may take a
-/// moment until it begins to read (containerd client, process.go: Delete cancels the streams).
-pub(crate) const LINGER: &str = "sleep 0.1";
 
 /// Runtimes for a case that any OCI runtime passes.
 pub(crate) const ANY: &[Runtime] = &[Runtime::Runc, Runtime::Sysbox];
@@ -210,17 +207,7 @@ pub(crate) struct Container<'a> {
 impl Container<'_> {
     /// A `ctr task exec` that is not started yet.
     pub(crate) fn exec_command(&self, options: &[&str], words: &[&str]) -> Command {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let exec = format!("x{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        self.bed.node.command(
-            &[
-                &["ctr", "task", "exec", "--exec-id", &exec],
-                options,
-                &[&self.id],
-                words,
-            ]
-            .concat(),
-        )
+        self.bed.node.task_exec(&self.id, options, words)
     }
 
     /// `ctr task exec` to its end.
@@ -231,7 +218,9 @@ impl Container<'_> {
     /// A shell script in the container, which must succeed: its output without white space around it.
     pub(crate) fn shell(&self, script: &str) -> Result<String> {
         Ok(self
-            .exec(&["/bin/sh", "-ec", &format!("{script}\n{LINGER}")])?
+            .bed
+            .node
+            .task_shell(&self.id, script)?
             .ok()?
             .text()
             .to_owned())

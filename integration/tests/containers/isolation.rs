@@ -169,6 +169,28 @@ fn devices(bed: &Bed<'_>) -> Result<()> {
         ensure!(known.contains(name), "{path} is not expected: {node}");
         ensure!(node["type"] != "block", "{path} is a block device");
     }
+    // The host's own nodes belong to nobody here; the article's list.
+    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+        let node = &dev[&format!("/dev/{name}")];
+        ensure!(
+            node["uid"] == 65534 && node["gid"] == 65534,
+            "/dev/{name} has another owner: {node}"
+        );
+    }
+    for (name, target) in [
+        ("core", "/proc/kcore"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        let link = dev.get(&format!("/dev/{name}")).map(|node| &node["link"]);
+        ensure!(
+            link.is_some_and(|link| link == target),
+            "/dev/{name} leads to {link:?}"
+        );
+    }
     // They work, which a node alone does not show: device policy and owner must allow it, too.
     container.shell("head -c 4 /dev/urandom | wc -c; echo x >/dev/null; head -c 1 /dev/zero >/dev/null; : <>/dev/fuse; : <>/dev/net/tun")?;
     container.remove()

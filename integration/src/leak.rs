@@ -13,9 +13,11 @@ use crate::node::Node;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Directories that engines make for their first container and keep for the next one. They count only with content.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 10] = [
     "/default",
     "/run/containerd/fifo",
+    "/run/containerd-shim-sysbox",
+    "/run/containerd-shim-sysbox/ranges",
     "/run/containerd/s",
     "/run/containerd/runc",
     "/run/containerd/runc/default",

@@ -21,6 +21,7 @@ pub(crate) fn plan(spec: &Spec) {
         config: &Config::default(),
         terminal: None,
         last_cap: 40,
+        seccomp_cache: None,
     });
     let plan = match planned {
         Ok(plan) => plan,

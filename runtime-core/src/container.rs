@@ -26,7 +26,7 @@ use crate::rootfs::{self, RootfsSource};
 use crate::stage::{self, Steps};
 use crate::stage_process::{self, Fds};
 use crate::step::Step;
-use crate::{fault, limits, ranges, seccomp, sys};
+use crate::{fault, limits, ranges, sys};
 
 /// A mount of `CreateTaskRequest.rootfs`.
 #[derive(Debug, Clone)]
@@ -145,7 +145,8 @@ impl Container {
             terminal,
         } = request;
         let (plan, rootfs) = steps.here(Step::Plan, || {
-            let mut plan = Plan::new(PlanInput {
+            let filters = Path::new(&pod.config().state_dir).join("seccomp");
+            let plan = Plan::new(PlanInput {
                 spec: &spec,
                 bundle: &bundle,
                 id: &id,
@@ -153,12 +154,8 @@ impl Container {
                 config: pod.config(),
                 terminal: Some(terminal),
                 last_cap: last_cap()?,
+                seccomp_cache: Some(&filters),
             })?;
-            if let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
-                let (program, warnings) = seccomp::compile(profile)?;
-                plan.process.seccomp = Some(program);
-                plan.warnings.extend(warnings);
-            }
             let rootfs = rootfs::parse(&rootfs, Path::new(&plan.rootfs.path))?;
             Ok((plan, rootfs))
         })?;

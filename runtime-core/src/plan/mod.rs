@@ -117,6 +117,8 @@ pub struct PlanInput<'a> {
     pub terminal: Option<bool>,
     /// Last capability of the kernel (/proc/sys/kernel/cap_last_cap).
     pub last_cap: u8,
+    /// Directory where compiled seccomp programs are kept; with none the plan is pure.
+    pub seccomp_cache: Option<&'a Path>,
 }
 
 /// Longest host or domain name (__NEW_UTS_LEN, linux/utsname.h).
@@ -164,7 +166,7 @@ impl Plan {
         let seccomp = match linux.seccomp() {
             None => None,
             Some(profile) => {
-                let (program, seccomp_warnings) = seccomp::compile(profile)?;
+                let (program, seccomp_warnings) = seccomp::compile(profile, input.seccomp_cache)?;
                 warnings.extend(seccomp_warnings);
                 Some(program)
             }

@@ -2,19 +2,24 @@
 //!
 //! [`profile`] decides which rules hold; libseccomp compiles those on system calls that it knows; [`prologue`] puts a
 //! few instructions before its program, for system calls newer than libseccomp and for two flags that no program may use.
+//! [`cache`] keeps what libseccomp made.
 
+mod cache;
 mod profile;
 mod prologue;
 mod syscalls;
 
 use std::io::{Read, Seek};
+use std::path::Path;
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime as oci;
 
 use crate::error::{Error, OsContext, Result, Warning};
 use crate::plan::SeccompProgram;
+use cache::Entry;
 use profile::{Profile, Rule};
+use prologue::Instruction;
 
 /// Most instructions that the kernel takes (BPF_MAXINSNS, linux/bpf_common.h).
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -22,9 +27,14 @@ const MAX_INSTRUCTIONS: usize = 4096;
 /// Compiles a profile. The program holds for all architectures that the profile lists and for the native one; system
 /// calls of any other are answered by SIGSYS.
 ///
+/// `cache` is a directory of ours where what libseccomp compiled is kept; with none this is pure.
+///
 /// # Errors
 /// [`Error::Invalid`] names what of the profile is malformed or not supported.
-pub fn compile(given: &oci::LinuxSeccomp) -> Result<(SeccompProgram, Vec<Warning>)> {
+pub fn compile(
+    given: &oci::LinuxSeccomp,
+    cache: Option<&Path>,
+) -> Result<(SeccompProgram, Vec<Warning>)> {
     let mut warnings = Vec::new();
     let profile = Profile::new(given, &mut warnings)?;
     let mut filter = ScmpFilterContext::new(profile.default).map_err(library)?;
@@ -42,16 +52,38 @@ pub fn compile(given: &oci::LinuxSeccomp) -> Result<(SeccompProgram, Vec<Warning
             )),
         }
     }
-    let mut newer = Vec::new();
-    for rule in &profile.rules {
-        match ScmpSyscall::from_name(&rule.name) {
-            Ok(syscall) => add(&mut filter, syscall, rule).map_err(library)?,
-            Err(_) => newer.push(rule),
+    let (known, newer): (Vec<_>, Vec<_>) = profile
+        .rules
+        .iter()
+        .map(|rule| (rule, ScmpSyscall::from_name(&rule.name).ok()))
+        .partition(|(_, syscall)| syscall.is_some());
+    let entry = cache.and_then(|dir| Entry::new(dir, &profile, &architectures));
+    let program = match entry.as_ref().and_then(Entry::read) {
+        Some(program) => program,
+        None => {
+            for (rule, syscall) in known {
+                if let Some(syscall) = syscall {
+                    add(&mut filter, syscall, rule).map_err(library)?;
+                }
+            }
+            let program = export(&filter)?;
+            if let Some(entry) = entry {
+                entry.write(&program);
+            }
+            program
         }
-    }
+    };
+    let newer: Vec<&Rule> = newer.into_iter().map(|(rule, _)| rule).collect();
     let verdicts = profile::by_number(&newer, &mut warnings)?;
     let mut code = prologue::prologue(&profile, &architectures, &verdicts);
-    code.extend(export(&filter)?);
+    code.extend(
+        program
+            .as_chunks()
+            .0
+            .iter()
+            .copied()
+            .map(Instruction::from_bytes),
+    );
     if code.len() > MAX_INSTRUCTIONS {
         return Err(Error::invalid(
             "linux.seccomp",
@@ -90,7 +122,7 @@ fn add(
 }
 
 /// libseccomp's program. It can write it to a descriptor only: a file in memory.
-fn export(filter: &ScmpFilterContext) -> Result<Vec<prologue::Instruction>> {
+fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>> {
     let fd = rustix::fs::memfd_create("seccomp", rustix::fs::MemfdFlags::CLOEXEC)
         .os("create memory file for", "the seccomp program")?;
     filter.export_bpf(&fd).map_err(library)?;
@@ -99,12 +131,7 @@ fn export(filter: &ScmpFilterContext) -> Result<Vec<prologue::Instruction>> {
     file.rewind()
         .and_then(|()| file.read_to_end(&mut bytes))
         .os("read", "the seccomp program")?;
-    Ok(bytes
-        .chunks_exact(8)
-        .map(|c| {
-            prologue::Instruction::from_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]])
-        })
-        .collect())
+    Ok(bytes)
 }
 
 fn library(error: libseccomp::error::SeccompError) -> Error {

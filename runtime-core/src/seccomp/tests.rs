@@ -1,6 +1,6 @@
 //! Programs are run, not read: a small interpreter of the classic BPF that seccomp(2) takes.
 
-use super::prologue::{Instruction, op};
+use super::prologue::op;
 use super::*;
 
 const X86_64: u32 = 0xc000_003e;
@@ -45,7 +45,7 @@ fn run(program: &SeccompProgram, arch: u32, number: u32, args: [u64; 6]) -> u32 
 }
 
 fn compiled(json: &str) -> (SeccompProgram, Vec<Warning>) {
-    compile(&serde_json::from_str(json).unwrap()).unwrap()
+    compile(&serde_json::from_str(json).unwrap(), None).unwrap()
 }
 
 /// In the manner of an engine's default profile, of the time of Linux 5.11 (epoll_pwait2, 441).
@@ -287,4 +287,78 @@ fn every_name_of_the_list_is_known_and_listed_once() {
         let newer = syscalls::NEWER.iter().any(|(other, _)| *other == name);
         assert!(newer || ScmpSyscall::from_name(name).is_ok(), "{name}");
     }
+}
+
+#[test]
+fn a_program_is_kept_and_found_again_by_what_it_was_made_from() {
+    use std::os::unix::fs::PermissionsExt;
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("a/seccomp");
+    let profile = serde_json::from_str(ENGINE).unwrap();
+    let files = || std::fs::read_dir(&dir).map_or(0, |entries| entries.count());
+    let through = || compile(&profile, Some(&dir)).unwrap();
+    let plain = compile(&profile, None).unwrap();
+    assert_eq!(through(), plain);
+    assert_eq!(files(), 1);
+    assert_eq!(through(), plain);
+    assert_eq!(files(), 1);
+    // Another profile has another entry.
+    let other = serde_json::from_str(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).unwrap();
+    let open = compile(&other, Some(&dir)).unwrap();
+    assert_eq!(open, compile(&other, None).unwrap());
+    assert_eq!(files(), 2);
+
+    let replace = |with: &dyn Fn(&[u8]) -> Vec<u8>| {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::write(&path, with(&std::fs::read(&path).unwrap())).unwrap();
+        }
+    };
+    // It is the entry that counts: its first instruction replaced by "return errno 7".
+    let marked = Instruction {
+        code: op::RETURN,
+        jt: 0,
+        jf: 0,
+        k: 0x0005_0007,
+    };
+    replace(&|bytes| [&marked.to_bytes(), &bytes[8..]].concat());
+    assert_eq!(run(&through().0, X86_64, 0, [0; 6]), 0x0005_0007);
+    // One that is not whole is none, and neither is one in a directory that others may enter.
+    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(through(), plain);
+    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
+    replace(&|bytes| bytes[..bytes.len() - 3].to_vec());
+    assert_eq!(through(), plain);
+    assert_eq!(through(), plain);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_costs_nothing_but_time() {
+    let profile = serde_json::from_str(ENGINE).unwrap();
+    let nowhere = std::path::Path::new("/proc/self/no");
+    let plain = compile(&profile, None).unwrap();
+    assert_eq!(compile(&profile, Some(nowhere)).unwrap(), plain);
+}
+
+#[test]
+fn the_kernel_takes_the_program_and_answers_by_it() {
+    use rustix::mount::{MoveMountFlags, move_mount};
+    let (program, _) = compiled(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 123,
+            "syscalls": [{"names": ["cachestat"], "action": "SCMP_ACT_ALLOW"}]}"#,
+    );
+    // A filter holds for the thread that installs it.
+    let thread = std::thread::Builder::new().spawn(move || {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        crate::sys::seccomp::install(&program.filter, program.flags).unwrap();
+        let beneath = MoveMountFlags::MOVE_MOUNT_BENEATH;
+        let moved = move_mount(rustix::fs::CWD, "/", rustix::fs::CWD, "/", beneath);
+        let module = rustix::system::delete_module(c"no-such-module", 0);
+        let file = std::fs::metadata("/").is_ok();
+        (moved, module.map_err(|e| e.raw_os_error()), file)
+    });
+    let (moved, module, file) = thread.unwrap().join().unwrap();
+    assert_eq!(moved, Err(rustix::io::Errno::PERM));
+    assert_eq!(module, Err(123));
+    assert!(file);
 }

@@ -33,6 +33,7 @@ fn plan(spec: &Value) -> runtime_core::Result<Plan> {
         config: &Config::default(),
         terminal: None,
         last_cap: 40,
+        seccomp_cache: None,
     })
 }
 

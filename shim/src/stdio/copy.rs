@@ -119,7 +119,7 @@ fn drain(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::pipe::pipe;
+    use rustix::pipe::{PipeFlags, pipe_with};
     use std::future::pending;
     use std::io::Read;
     use std::time::Duration;
@@ -127,8 +127,8 @@ mod tests {
 
     #[tokio::test]
     async fn everything_arrives_in_order() {
-        let (source_read, source_write) = pipe().unwrap();
-        let (sink_read, sink_write) = pipe().unwrap();
+        let (source_read, source_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (sink_read, sink_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let copying = copy(
             nonblocking(source_read).unwrap(),
             Sink::Fd(nonblocking(sink_write).unwrap()),
@@ -159,8 +159,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_is_gone_does_not_stop_the_process() {
-        let (source_read, source_write) = pipe().unwrap();
-        let (sink_read, sink_write) = pipe().unwrap();
+        let (source_read, source_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (sink_read, sink_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         drop(sink_read);
         let copying = copy(
             nonblocking(source_read).unwrap(),
@@ -176,8 +176,8 @@ mod tests {
 
     #[tokio::test]
     async fn once_the_process_is_gone_what_is_there_is_all() {
-        let (source_read, source_write) = pipe().unwrap();
-        let (sink_read, sink_write) = pipe().unwrap();
+        let (source_read, source_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (sink_read, sink_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         rustix::io::write(&source_write, b"last words").unwrap();
         let copying = copy(
             nonblocking(source_read).unwrap(),

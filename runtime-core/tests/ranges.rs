@@ -1,5 +1,5 @@
 //! Id ranges between processes, and after a crash.
-#![allow(clippy::unwrap_used)] // clippy knows no helpers of tests
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod common;
 

@@ -6,6 +6,7 @@
 //! enable controllers for them. `cgroup.max.descendants` and `cgroup.max.depth` cap what it makes.
 
 mod apply;
+mod counters;
 mod device_rules;
 mod devices;
 mod events;
@@ -244,7 +245,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::NotFound`] where the cgroup has been removed.
     pub fn stats(&self) -> Result<Stats> {
-        match stats::read(self.dir.as_fd()) {
+        match counters::read(self.dir.as_fd()) {
             Err(Errno::NODEV) => Err(self.not_found()),
             Ok(stats) if stats.cpu.is_none() => Err(self.not_found()),
             other => other.os("read counters of", self.path.display()),
@@ -254,7 +255,7 @@ impl Cgroup {
     /// How many processes the kernel has killed for want of memory, in the container and in every cgroup it made;
     /// `None` without the memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
-        stats::oom_kills(self.dir.as_fd())
+        counters::oom_kills(self.dir.as_fd())
     }
 
     /// Removes the cgroup, all that the container made below it, and the ancestors that a shim made for it or for its

@@ -1,12 +1,10 @@
 //! The device policy as the kernel enforces it.
-#![allow(clippy::unwrap_used)] // clippy knows no helpers of tests
 
-mod common;
-
-use common::{Process, Sandbox};
 use runtime_core::Error;
 use runtime_core::cgroup::limits::DeviceRule;
 use runtime_core::cgroup::{Cgroup, LEAF};
+
+use crate::common::{Process, Sandbox};
 
 /// `+` allows, `-` denies; then type, `major:minor`, access, as in devices.allow of cgroup v1.
 fn rule(text: &str) -> DeviceRule {

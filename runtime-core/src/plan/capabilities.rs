@@ -197,6 +197,10 @@ mod tests {
             (0x21, 0x21, 0x1)
         );
         assert_eq!((sets.inheritable, sets.ambient), (0x20, 0x20));
+        let error = Capabilities::honoured(Some(&spec), 4)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("CAP_KILL: remove it"), "{error}");
         let none = Capabilities::honoured(None, 40).unwrap();
         assert_eq!((none.bounding, none.permitted), (0, 0));
     }

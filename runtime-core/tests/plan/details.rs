@@ -199,6 +199,13 @@ fn mounts_that_are_not_shifted() {
     assert_eq!(unmapped, [true, false]);
     assert_eq!(warned(&plan), ["process.env.SYSBOX_SKIP_UID_SHIFT"]);
     assert!(plan.warnings[0].text.starts_with("/nowhere has no effect"));
+    // A mapping asked for in the same breath is a contradiction.
+    put(&mut spec, "/mounts/0/options", json!(["bind", "idmap"]));
+    let error = crate::plan(&spec).unwrap_err().to_string();
+    assert!(
+        error.starts_with("mounts[0]: ids mapped on /m: "),
+        "{error}"
+    );
 }
 
 #[test]

@@ -21,6 +21,21 @@ fn paths_devices_sysctls_and_hooks() {
         ),
         case(
             "/linux/devices",
+            device("/dev", "c", 1, 5),
+            ["linux.devices[0].path", "/dev", "its own entry"],
+        ),
+        case(
+            "/linux/devices",
+            device("/", "c", 1, 5),
+            ["linux.devices[0].path", "/", "its own entry"],
+        ),
+        case(
+            "/linux/devices",
+            json!([{"path": "/dev/x", "type": "c"}, {"path": "/dev//x", "type": "c"}]),
+            ["linux.devices[1].path", "/dev/x", "once"],
+        ),
+        case(
+            "/linux/devices",
             device("/dev/null", "c", 1, 5),
             ["linux.devices[0].path", "/dev/null", "its own device"],
         ),

@@ -1,5 +1,6 @@
 //! Each spec that cannot be done gives one error that names field, value and remedy.
 
+mod bounds;
 mod linux;
 mod mounts;
 mod process;

@@ -12,6 +12,26 @@ fn mounts() {
     check(&[
         case(
             "/mounts",
+            mount("/sys", "bind", &["rbind"]),
+            ["mounts[0]", "bind of /src on /sys", "type sysfs"],
+        ),
+        case(
+            "/mounts",
+            mount("/proc/meminfo", "tmpfs", &[]),
+            ["mounts[0]", "tmpfs on /proc/meminfo", "by a bind"],
+        ),
+        case(
+            "/mounts",
+            mount("/dev/shm", "ext4", &[]),
+            ["mounts[0]", "ext4 on /dev/shm", "tmpfs or bind"],
+        ),
+        case(
+            "/mounts",
+            mount("/dev/mqueue", "tmpfs", &[]),
+            ["mounts[0]", "tmpfs on /dev/mqueue", "type mqueue"],
+        ),
+        case(
+            "/mounts",
             mount("mnt", "bind", &["bind"]),
             ["mounts[0].destination", "mnt", "absolute"],
         ),

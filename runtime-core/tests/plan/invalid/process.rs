@@ -50,6 +50,21 @@ fn process() {
         ),
         case(
             "/process/cwd",
+            json!("/proc/self/cwd"),
+            ["process.cwd", "/proc/self/cwd", "directory itself"],
+        ),
+        case(
+            "/process/cwd",
+            json!("/proc/9/task/9/root"),
+            ["process.cwd", "task/9/root", "directory itself"],
+        ),
+        case(
+            "/process/cwd",
+            json!("/proc/9/map_files"),
+            ["process.cwd", "map_files", "directory itself"],
+        ),
+        case(
+            "/process/cwd",
             json!("tmp"),
             ["process.cwd", "tmp", "absolute"],
         ),

@@ -92,6 +92,15 @@ fn resources() {
         ),
         case(
             r,
+            json!({"hugepageLimits": [{"pageSize": "2MB", "limit": -2}]}),
+            [
+                "linux.resources.hugepageLimits[0].limit",
+                "-2",
+                "-1 for no limit",
+            ],
+        ),
+        case(
+            r,
             json!({"hugepageLimits": [{"pageSize": "2M", "limit": 1}]}),
             ["linux.resources.hugepageLimits[0].pageSize", "2M", "2MB"],
         ),

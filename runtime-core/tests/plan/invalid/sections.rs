@@ -105,6 +105,11 @@ fn namespaces() {
         ),
         case(
             "/linux/namespaces/0/path",
+            json!("/proc/thread-self/ns/pid"),
+            ["linux.namespaces[0].path", "thread-self", "hostPID"],
+        ),
+        case(
+            "/linux/namespaces/0/path",
             json!("ns/pid"),
             ["linux.namespaces[0].path", "ns/pid", "absolute"],
         ),

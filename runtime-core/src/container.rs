@@ -144,22 +144,27 @@ impl Container {
             stdio,
             terminal,
         } = request;
-        let (plan, rootfs) = steps.here(Step::Plan, || {
+        let (config, plan, rootfs) = steps.here(Step::Plan, || {
+            let annotations = spec.annotations().iter().flatten();
+            let config = pod
+                .config()
+                .with_annotations(annotations.map(|(name, value)| (&**name, &**value)))?;
             let filters = Path::new(&pod.config().state_dir).join("seccomp");
             let plan = Plan::new(PlanInput {
                 spec: &spec,
                 bundle: &bundle,
                 id: &id,
                 namespace: &namespace,
-                config: pod.config(),
+                config: &config,
                 terminal: Some(terminal),
                 last_cap: last_cap()?,
                 seccomp_cache: Some(&filters),
             })?;
             let rootfs = rootfs::parse(&rootfs, Path::new(&plan.rootfs.path))?;
-            Ok((plan, rootfs))
+            Ok((config, plan, rootfs))
         })?;
-        let (identity, membership) = steps.here(Step::Range, || pod.join(&plan, &id))?;
+        let (identity, membership) =
+            steps.here(Step::Range, || pod.join(&plan, &id, &config.ids))?;
         let owner = identity
             .idmap
             .host_uid(0)
@@ -177,7 +182,7 @@ impl Container {
                 &Hierarchy::find()?,
                 &plan.cgroup_path,
                 owner,
-                &pod.config().cgroup,
+                &config.cgroup,
             )?;
             warnings.extend(cgroup.apply(&plan.limits)?);
             Ok(cgroup)
@@ -226,7 +231,7 @@ impl Container {
                 idmap: identity.join.is_none().then(|| identity.idmap.clone()),
                 rootfs,
                 bundle: bundle.to_string_lossy().into_owned(),
-                unmappable_mount: pod.config().unmappable_mount,
+                unmappable_mount: config.unmappable_mount,
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };

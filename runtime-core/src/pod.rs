@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
-use crate::config::Config;
+use crate::config::{Config, Ids};
 use crate::error::{Error, OsContext, Result};
 use crate::idmap::{self, IdMap};
 use crate::kmsg::Kmsg;
@@ -77,15 +77,20 @@ impl Pod {
         Ok(Arc::clone(kmsg.insert(Arc::new(Kmsg::start()?))))
     }
 
-    /// Decides on the user namespace of a container (design D4) and registers it as a member until the
-    /// membership is dropped.
-    pub(crate) fn join(self: &Arc<Pod>, plan: &Plan, id: &str) -> Result<(Identity, Membership)> {
+    /// Decides on the user namespace of a container (design D4), its ids being `ids` where a range is allocated, and
+    /// registers it as a member until the membership is dropped.
+    pub(crate) fn join(
+        self: &Arc<Pod>,
+        plan: &Plan,
+        id: &str,
+        ids: &Ids,
+    ) -> Result<(Identity, Membership)> {
         let mut shared = self.shared();
         let cgroup = plan.cgroup_path.clone();
         if shared.owner.cgroups.contains(&cgroup) {
             return Err(Error::AlreadyExists(format!("cgroup {cgroup}")));
         }
-        let identity = self.identity(&mut shared, plan)?;
+        let identity = self.identity(&mut shared, plan, ids)?;
         if shared.owner.cgroups.is_empty() {
             shared.owner.pod = id.to_string();
         }
@@ -99,7 +104,7 @@ impl Pod {
         recorded.map(|()| (identity, membership))
     }
 
-    fn identity(&self, shared: &mut Shared, plan: &Plan) -> Result<Identity> {
+    fn identity(&self, shared: &mut Shared, plan: &Plan, ids: &Ids) -> Result<Identity> {
         if let NsSource::Join(path) = &plan.namespaces.user {
             let ns = open_ns("linux.namespaces user path", path)?;
             let idmap = match (&plan.idmap, shared.known(&ns)?) {
@@ -140,7 +145,7 @@ impl Pod {
             });
         }
         if shared.range.is_none() {
-            let pool = Pool::new(&self.config.ids, Path::new(&self.config.state_dir))?;
+            let pool = Pool::new(ids, Path::new(&self.config.state_dir))?;
             shared.range = Some(pool.allocate()?);
         }
         let range = shared

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, ftruncate, openat, unlinkat,
@@ -28,6 +29,9 @@ const SUBIDS: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 /// The kubelet gives pods the ids from 65536 to 65536×(maxPods+1) (pkg/kubelet/userns). maxPods is 110 by default and in
 /// the kubelet's own configuration, which we do not read: this many is more than any node is given.
 const KUBELET: RangeInclusive<u64> = 65_536..=65_536 * (4096 + 1) - 1;
+/// How often and at what distance [`reclaim`] looks for a lock that somebody holds.
+const RECLAIM_TRIES: u32 = 20;
+const RECLAIM_PAUSE: Duration = Duration::from_millis(5);
 /// Smallest range: what images and systemd take for granted.
 const MIN_IDS: u32 = 65_536;
 
@@ -183,8 +187,18 @@ impl Range {
 /// Frees the range from `first` on that a dead shim has left, unless a process of its containers still lives. Free or
 /// somebody else's by now: nothing to do.
 pub fn reclaim(state_dir: &Path, first: u32) -> Result<()> {
-    // Dropping the lock removes the file.
-    Directory::make(state_dir)?.lock(first).map(drop)
+    let dir = Directory::make(state_dir)?;
+    // An allocator that looks at the range holds its lock for a moment, and so does a child that the allocator's process
+    // has forked and that has not come to exec. Only a new owner holds it for longer.
+    for _ in 0..RECLAIM_TRIES {
+        if let Some(file) = dir.lock(first)? {
+            // Dropping the lock removes the file.
+            drop(file);
+            break;
+        }
+        std::thread::sleep(RECLAIM_PAUSE);
+    }
+    Ok(())
 }
 
 impl Directory {
@@ -507,6 +521,23 @@ mod tests {
         reclaim(dir.path(), 1 << 30).unwrap();
         assert_eq!(files(dir.path()), [""; 0]);
         reclaim(dir.path(), 1 << 30).unwrap();
+        assert_eq!(files(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn reclaim_waits_for_one_who_only_looks() {
+        let dir = state_dir();
+        drop(Pool::new(&ids(1 << 30, 1), dir.path()).unwrap());
+        let path = dir.path().join("ranges").join((1 << 30).to_string());
+        let file = std::fs::File::create(&path).unwrap();
+        flock(&file, FlockOperation::LockExclusive).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(2 * RECLAIM_PAUSE);
+                flock(&file, FlockOperation::Unlock).unwrap();
+            });
+            reclaim(dir.path(), 1 << 30).unwrap();
+        });
         assert_eq!(files(dir.path()), [""; 0]);
     }
 }

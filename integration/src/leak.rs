@@ -13,7 +13,7 @@ use crate::node::Node;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Directories that engines make for their first container and keep for the next one. They count only with content.
-const KEPT: [&str; 10] = [
+const KEPT: [&str; 11] = [
     "/default",
     "/run/containerd/fifo",
     "/run/containerd-shim-sysbox",
@@ -24,6 +24,8 @@ const KEPT: [&str; 10] = [
     "/run/containerd/io.containerd.runtime.v2.task/default",
     "/var/lib/containerd/io.containerd.runtime.v2.task/default",
     "/var/lib/containerd/tmpmounts",
+    // mount(8)'s own, when a test mounts something in the node.
+    "/run/mount",
 ];
 
 /// Facts that a test must not change, one text each.

@@ -92,6 +92,7 @@ const SYSTEMD: &[&str] = &[
     "udev",
     "libpam-systemd",
     "kmod",
+    "mount",
     "procps",
     "iproute2",
     "passwd",

@@ -253,7 +253,7 @@ fn attacks(bed: &Bed<'_>) -> Result<()> {
 }
 
 /// Files below `/proc` that belong to a namespace of the container or to the process itself.
-const NAMESPACED: [&str; 12] = [
+const NAMESPACED: [&str; 13] = [
     "/proc/sys/net/",
     "/proc/sys/user/",
     "/proc/sys/fs/mqueue/",
@@ -266,6 +266,8 @@ const NAMESPACED: [&str; 12] = [
     "/proc/sys/kernel/hostname",
     "/proc/sys/kernel/domainname",
     "/proc/net/",
+    // Open to everybody on a host, too: a write makes a trigger that lives as long as its descriptor (psi.rst).
+    "/proc/pressure/",
 ];
 
 fn proc_writes(bed: &Bed<'_>) -> Result<()> {

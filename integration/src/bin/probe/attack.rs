@@ -61,7 +61,6 @@ pub(crate) fn all(disk: &str) -> Result<Value> {
         "/proc/kpagecount",
         "/proc/kpageflags",
         "/proc/kpagecgroup",
-        "/proc/iomem",
         "/proc/vmallocinfo",
         "/proc/slabinfo",
         "/proc/1/mem",
@@ -99,7 +98,8 @@ pub(crate) fn writable(top: &str, skip: &[&str]) -> Value {
     while let Some(dir) = rest.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let path = entry.path();
-            let Ok(kind) = entry.file_type() else {
+            // Not the entry's own type: what is mounted over it counts.
+            let Ok(kind) = fs::symlink_metadata(&path).map(|meta| meta.file_type()) else {
                 continue;
             };
             if kind.is_dir() && !skip.iter().any(|name| path == Path::new(name)) {

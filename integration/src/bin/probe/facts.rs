@@ -53,6 +53,7 @@ pub(crate) fn all() -> Result<Value> {
 /// One line of mountinfo (proc_pid_mountinfo(5)).
 #[derive(Debug)]
 pub(crate) struct Mount {
+    pub(crate) id: u64,
     pub(crate) point: String,
     pub(crate) options: Vec<String>,
     pub(crate) propagation: Vec<String>,
@@ -77,6 +78,7 @@ pub(crate) fn mounts() -> Result<Vec<Mount>> {
         let left: Vec<_> = left.split(' ').collect();
         let mut right = right.splitn(3, ' ');
         Some(Mount {
+            id: left.first()?.parse().ok()?,
             point: (*left.get(4)?).to_owned(),
             options: list(left.get(5)?),
             propagation: left.get(6..)?.iter().map(|&word| word.to_owned()).collect(),

@@ -1,9 +1,12 @@
 //! Tries to undo each mount of the container, as its root could: every attempt must fail.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
@@ -19,6 +22,10 @@ pub(crate) fn all() -> Result<Value> {
     fs::write(file, "").context("create a file to move mounts to")?;
     let mut rows = Vec::new();
     for it in mounts()? {
+        // A path leads to the topmost mount only: what that one covers is tried by its own row, or cannot be reached.
+        if topmost(&it.point)? != Some(it.id) {
+            continue;
+        }
         let target = if Path::new(&it.point).is_dir() {
             dir
         } else {
@@ -63,6 +70,25 @@ pub(crate) fn all() -> Result<Value> {
     fs::remove_dir(dir).context("remove the directory")?;
     fs::remove_file(file).context("remove the file")?;
     Ok(Value::Array(rows))
+}
+
+/// The id of the mount that `path` leads to (proc_pid_fdinfo(5)); none where it leads nowhere.
+fn topmost(path: &str) -> Result<Option<u64>> {
+    let Ok(file) = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_PATH.bits())
+        .open(path)
+    else {
+        return Ok(None);
+    };
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))
+        .context("read fdinfo")?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    id.context("fdinfo has no mount id")?
+        .trim()
+        .parse()
+        .map(Some)
+        .context("a mount id is a number")
 }
 
 /// Remounts that would give the container more than it has. What is not restricted has none.

@@ -73,7 +73,9 @@ fn commit(bed: &Bed<'_>) -> Result<()> {
     bed.ctr(&["container", "delete", "--keep-snapshot", &container.id])?;
     bed.ctr(&["snapshots", "view", "view", "committed"])?;
     // Nothing else refers to it: containerd's collector would take it away in the middle of the test.
-    bed.ctr(&["snapshots", "label", "view", "containerd.io/gc.root=test"])?;
+    for key in ["view", "committed"] {
+        bed.ctr(&["snapshots", "label", key, "containerd.io/gc.root=test"])?;
+    }
     bed.node
         .shell("mkdir /srv/committed; eval \"$(ctr snapshots mounts /srv/committed view)\"")?
         .ok()?;
@@ -101,7 +103,7 @@ fn commit(bed: &Bed<'_>) -> Result<()> {
     bed.node
         .shell("umount /srv/committed; rmdir /srv/committed")?
         .ok()?;
-    bed.ctr(&["snapshots", "remove", "view"])?;
+    bed.ctr(&["snapshots", "remove", "view", "committed"])?;
     Ok(())
 }
 

@@ -34,9 +34,9 @@ const LINKS: [(&str, &str); 6] = [
     ("pts/ptmx", "ptmx"),
     ("/proc/kcore", "core"),
     ("/proc/self/fd", "fd"),
-    ("fd/0", "stdin"),
-    ("fd/1", "stdout"),
-    ("fd/2", "stderr"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
 ];
 /// Group `tty` inside.
 const TTY_GROUP: u32 = 5;

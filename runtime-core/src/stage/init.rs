@@ -17,6 +17,10 @@ use crate::proto::{Channel, InitRequest, Message};
 use crate::step::Step;
 use crate::sys::clone::exit;
 
+/// The slave that S bound on /dev/console: the first of the container's own devpts. Opened by this name,
+/// it is the one that ttyname(3) tells.
+const FIRST_TERMINAL: &str = "/dev/pts/0";
+
 /// Between S and C.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Go {
@@ -56,7 +60,7 @@ impl Init<'_> {
         steps.run(Step::Lock, || self.lock_mounts())?;
         steps.run(Step::Setup, || {
             self.host_name()?;
-            security::new_session(plan.process.terminal.then_some("/dev/console"), self.stdio)?;
+            security::new_session(plan.process.terminal.then_some(FIRST_TERMINAL), self.stdio)?;
             security::make_cwd(&plan.process)
         })?;
         let program = steps.run(Step::Setup, || security::Program::new(&plan.process))?;

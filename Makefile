@@ -9,7 +9,8 @@ build: deps ## the static release binary; its path is the last line
 	cargo build --locked --release --bin containerd-shim-sysbox-v2
 	.ci/static $(SYSBOX_SHIM)
 
-demo: setup build ## a system container with systemd and Docker on a real containerd (root)
+demo: build ## a system container with systemd and Docker on a real containerd (root)
+	cargo build -q --locked -p integration --bins
 	cargo run -q --locked -p integration --bin demo
 
 test: check integration fuzz ## all tiers: check, integration (root), fuzz

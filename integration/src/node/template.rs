@@ -15,6 +15,14 @@ use crate::{cache, process};
 /// Directories below which containerd writes a file once and never again; everything else is copied, not linked.
 const WRITTEN_ONCE: [&str; 2] = ["snapshots", "blobs"];
 
+/// Builds what [`fill`] links, if it is not in the cache.
+pub(super) fn prepare(release: Release, images: &[Image]) -> Result<()> {
+    if images.is_empty() {
+        return Ok(());
+    }
+    build(release, images).map(drop)
+}
+
 /// Fills `target`, an empty directory, with a containerd root that has `images` unpacked.
 ///
 /// Layers and blobs are hard links into the cache: nothing writes to a committed snapshot, an overlay copies up.

@@ -537,7 +537,8 @@ fn device_number(field: &str, major: i64, minor: i64) -> Result<String> {
 /// The list format of cpuset(7), `0-3,8`.
 fn cpu_list(field: &str, list: &str) -> Result<()> {
     let number = |text: &str| {
-        (text.len() <= 6 && text.bytes().all(|b| b.is_ascii_digit()))
+        text.bytes()
+            .all(|b| b.is_ascii_digit())
             .then(|| text.parse::<u32>().ok())
             .flatten()
     };

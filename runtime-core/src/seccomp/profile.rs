@@ -110,7 +110,7 @@ fn widen(given: Vec<Rule>, warnings: &mut Vec<Warning>) -> Vec<Rule> {
     for rule in &given {
         if !needed.contains(rule.name.as_str()) {
             rules.push(rule.clone());
-        } else if !allows(rule.action) && rule.conditions.is_empty() && rule.name != "clone3" {
+        } else if !allows(rule.action) && rule.name != "clone3" {
             // clone3 is answered by ENOSYS in engines' profiles only because its flags cannot be filtered.
             denied.push(&rule.name);
         }

@@ -252,6 +252,49 @@ fn rules_against_what_is_needed_are_dropped_with_a_warning() {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
+fn rules_that_say_nothing_new_or_too_much() {
+    // One that repeats the default, one whose conditions could deny, two that disagree.
+    let (program, warnings) = compiled(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_NATIVE"], "syscalls": [
+             {"names": ["swapon"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+             {"names": ["mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13,
+              "args": [{"index": 3, "value": 1, "op": "SCMP_CMP_EQ"}]}]}"#,
+    );
+    assert_eq!(run(&program, X86_64, 167, [0; 6]), EPERM);
+    assert_eq!(run(&program, X86_64, 165, [0, 0, 0, 1, 0, 0]), ALLOW);
+    let fields: Vec<&str> = warnings.iter().map(|w| w.field.as_str()).collect();
+    assert_eq!(fields, ["linux.seccomp.syscalls"]);
+    let (program, warnings) = compiled(
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+             {"names": ["listns"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13},
+             {"names": ["listns"], "action": "SCMP_ACT_KILL"}]}"#,
+    );
+    assert_eq!(run(&program, X86_64, 470, [0; 6]), 0x0005_000d);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].text.contains("only the first holds"));
+}
+
+#[test]
+fn a_program_longer_than_the_kernel_takes_is_refused() {
+    let rules: Vec<String> = (0..3900)
+        .map(|i| {
+            format!(
+                r#"{{"names": ["personality"], "action": "SCMP_ACT_ALLOW",
+                     "args": [{{"index": 0, "value": {i}, "op": "SCMP_CMP_EQ"}}]}}"#
+            )
+        })
+        .collect();
+    let profile = format!(
+        r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{}]}}"#,
+        rules.join(",")
+    );
+    let compiled = compile(&serde_json::from_str(&profile).unwrap(), None);
+    let error = compiled.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.starts_with("linux.seccomp: a program of "), "{error}");
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
 fn conditions_on_one_argument_are_alternatives() {
     let (program, _) = compiled(
         r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
@@ -330,6 +373,15 @@ fn a_program_is_kept_and_found_again_by_what_it_was_made_from() {
     replace(&|bytes| bytes[..bytes.len() - 3].to_vec());
     assert_eq!(through(), plain);
     assert_eq!(through(), plain);
+    // A full directory takes no more.
+    let full = state.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    std::fs::set_permissions(&full, PermissionsExt::from_mode(0o700)).unwrap();
+    for i in 0..256 {
+        std::fs::write(full.join(i.to_string()), "").unwrap();
+    }
+    assert_eq!(compile(&profile, Some(&full)).unwrap(), plain);
+    assert_eq!(std::fs::read_dir(&full).unwrap().count(), 256);
 }
 
 #[test]

@@ -105,7 +105,8 @@ fn kinds_of_mount() {
     let plan = mounts(json!([
         {"destination": "/tmp//x/", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "sync", "size=50%"]},
         {"destination": "/a", "type": "bind", "source": "data/x", "options": ["private"]},
-        {"destination": "/b", "type": "overlay", "source": "overlay", "options": ["ro", "lowerdir=/l1:/l2"]},
+        {"destination": "/b", "type": "overlay", "source": "overlay",
+         "options": ["ro", "dirsync", "lazytime", "nolazytime", "mand", "nomand", "lowerdir=/l1:/l2"]},
         {"destination": "/c", "type": "proc", "source": "proc"},
         {"destination": "/proc/meminfo", "type": "bind", "source": "/lxcfs/meminfo", "options": ["bind"]},
         {"destination": "/dev/pts2", "type": "devpts", "options": ["newinstance", "ptmxmode=0666"]}
@@ -133,7 +134,7 @@ fn kinds_of_mount() {
             &MountKind::Other {
                 fs_type: "overlay".into(),
                 source: "overlay".into(),
-                options: vec![flag("ro"), option("lowerdir", "/l1:/l2")]
+                options: vec![flag("ro"), flag("dirsync"), option("lowerdir", "/l1:/l2")]
             },
             &MountKind::Proc,
             &MountKind::Bind {
@@ -314,6 +315,10 @@ fn process_fields() {
         let plan = with("/process/apparmorProfile", json!(profile));
         assert_eq!(warned(&plan), [""; 0]);
     }
+    for profile in ["nerdctl-default", "buildkit-default"] {
+        let plan = with("/process/apparmorProfile", json!(profile));
+        assert_eq!(warned(&plan), ["process.apparmorProfile"]);
+    }
 }
 
 #[test]
@@ -346,7 +351,7 @@ fn exec_ignores_sysbox_variables_and_takes_the_rest_from_its_container() {
         "SYSBOX=y"
     ]);
     given["oomScoreAdj"] = json!(-1000);
-    let process = serde_json::from_value(given).unwrap();
+    let process: oci_spec::runtime::Process = serde_json::from_value(given).unwrap();
     let context = |honor_caps| ProcessContext {
         terminal: Some(true),
         last_cap: 40,
@@ -357,7 +362,16 @@ fn exec_ignores_sysbox_variables_and_takes_the_rest_from_its_container() {
     };
     let (plain, warnings) = plan_process(&process, context(false)).unwrap();
     assert_eq!(plain.env, ["A=1", "SYSBOX=y"]);
+    // The request's word counts, not the spec's.
+    assert_eq!(process.terminal(), None);
     assert!(plain.terminal);
+    let without = ProcessContext {
+        terminal: Some(false),
+        ..context(false)
+    };
+    let mut asks = process.clone();
+    asks.set_terminal(Some(true));
+    assert!(!plan_process(&asks, without).unwrap().0.terminal);
     assert_eq!(plain.capabilities.effective, 0x1ff_ffff_ffff);
     assert_eq!(plain.seccomp, container.process.seccomp);
     assert_eq!(warnings[0].field, "process.oomScoreAdj");

@@ -176,6 +176,11 @@ fn seccomp() {
         ),
         case(
             s,
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "m"}),
+            ["linux.seccomp.listenerMetadata", "m", "no listener"],
+        ),
+        case(
+            s,
             json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
             [
                 "linux.seccomp.defaultAction",

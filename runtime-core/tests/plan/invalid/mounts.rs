@@ -12,6 +12,41 @@ fn mounts() {
     check(&[
         case(
             "/mounts",
+            mount("/mnt", "9p", &[]),
+            ["mounts[0].type", "9p", "server"],
+        ),
+        case(
+            "/mounts",
+            json!([{"destination": "/mnt", "type": "bind", "source": ""}]),
+            ["mounts[0].source", "none", "host path"],
+        ),
+        case(
+            "/mounts",
+            json!([{"destination": "/mnt", "type": "ext4", "source": "/dev/x\u{0}"}]),
+            ["mounts[0].source", "/dev/x\\0", "NUL"],
+        ),
+        case(
+            "/mounts",
+            tmpfs(&["size=99999999999999999999"]),
+            ["mounts[0].options[0]", "size=9999", "k, m, g"],
+        ),
+        case(
+            "/mounts",
+            tmpfs(&["uid=4294967295"]),
+            ["mounts[0].options[0]", "uid=4294967295", "numeric"],
+        ),
+        case(
+            "/mounts",
+            mount("/mnt", "ext4", &["=x"]),
+            ["mounts[0].options[0]", "=x", "one option"],
+        ),
+        case(
+            "/mounts",
+            mount("/mnt", "ext4", &["a,b"]),
+            ["mounts[0].options[0]", "a,b", "one option"],
+        ),
+        case(
+            "/mounts",
             mount("/sys", "bind", &["rbind"]),
             ["mounts[0]", "bind of /src on /sys", "type sysfs"],
         ),

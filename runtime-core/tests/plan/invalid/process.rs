@@ -216,6 +216,14 @@ fn sysbox_variables_and_capabilities() {
             ],
         ),
         (
+            json!({"permitted": [], "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}),
+            [
+                "process.capabilities.ambient",
+                "CAP_KILL",
+                "process.capabilities.permitted",
+            ],
+        ),
+        (
             json!({"permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]}),
             [
                 "process.capabilities.ambient",

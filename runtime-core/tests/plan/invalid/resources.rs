@@ -130,6 +130,35 @@ fn resources() {
         ),
         case(
             r,
+            json!({"unified": {"freezer.state": "1"}}),
+            ["linux.resources.unified", "freezer.state", "memory.high"],
+        ),
+        case(
+            r,
+            json!({"unified": {(format!("memory.{}", "x".repeat(249))): "1"}}),
+            ["linux.resources.unified", "memory.xxx", "memory.high"],
+        ),
+        case(
+            r,
+            json!({"rdma": {("x".repeat(65)): {"hcaHandles": 1}}}),
+            ["linux.resources.rdma", "xxx", "/sys/class/infiniband"],
+        ),
+        case(
+            r,
+            json!({"devices": [{"allow": true, "access": "rwmr"}]}),
+            ["linux.resources.devices[0].access", "rwmr", "r, w and m"],
+        ),
+        case(
+            r,
+            json!({"blockIO": {"weightDevice": [{"major": 8, "minor": 1_048_576, "weight": 10}]}}),
+            [
+                "linux.resources.blockIO.weightDevice[0].minor",
+                "1048576",
+                "1048575",
+            ],
+        ),
+        case(
+            r,
             json!({"unified": {"cgroup.procs": "1"}}),
             ["linux.resources.unified", "cgroup.procs=1", "the runtime's"],
         ),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::debian::Release;
+use integration::image::Image;
 use integration::node::Node;
 use integration::{host, process};
 
@@ -175,11 +176,107 @@ fn what_is_wrong_is_said() -> Result<()> {
     Ok(())
 }
 
+/// Whether a node can run here; where it must but cannot, that is a failure.
+fn can_run_nodes() -> Result<bool> {
+    let Some(obstacle) = host::obstacle() else {
+        return Ok(true);
+    };
+    ensure!(!host::strict(), "{obstacle}");
+    eprintln!("not run: {obstacle}");
+    Ok(false)
+}
+
+/// The lines of the README's `sh` block below the marker `name`.
+fn readme(name: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))?;
+    let lines: Vec<String> = text
+        .lines()
+        .skip_while(|line| *line != format!("<!-- tested: {name} -->"))
+        .skip_while(|line| *line != "```sh")
+        .skip(1)
+        .take_while(|line| *line != "```")
+        .map(|line| line.split(" #").next().unwrap_or(line).trim().to_owned())
+        .collect();
+    ensure!(!lines.is_empty(), "the README has no block {name}");
+    Ok(lines)
+}
+
+#[test]
+fn the_commands_of_the_readme_work() -> Result<()> {
+    if !can_run_nodes()? {
+        return Ok(());
+    }
+    let node = Node::builder(Release::Sid).images(&[Image::Dind]).start()?;
+    for line in readme("ctr")? {
+        // No registry is to be had; the image that is here stands for it.
+        let line = line.replace("docker.io/library/docker:29-dind", "localhost/dind:latest");
+        if line.starts_with("ctr image pull ") {
+            continue;
+        }
+        let retried = format!("for i in $(seq 100); do {line} && exit 0; sleep 0.2; done; exit 1");
+        // dockerd takes a moment; all else works at once.
+        let script = if line.contains(" docker ") {
+            &retried
+        } else {
+            &line
+        };
+        node.shell(script)?.ok().with_context(|| line.clone())?;
+    }
+    let left = node
+        .shell("ctr container ls -q; ctr task ls -q; ls -A /run/containerd-shim-sysbox/ranges")?
+        .ok()?;
+    ensure!(left.text().is_empty(), "left: {}", left.stdout);
+    Ok(())
+}
+
+#[test]
+fn a_file_decides_which_annotations_hold() -> Result<()> {
+    if !can_run_nodes()? {
+        return Ok(());
+    }
+    let node = Node::builder(Release::Sid)
+        .images(&[Image::Busybox])
+        .start()?;
+    let run = |name: &str| {
+        node.shell(&format!(
+            "ctr run --rm --runtime io.containerd.sysbox.v2 --annotation io.containerd.sysbox.cgroup.max-depth=7 \
+             localhost/busybox:latest {name} cat /sys/fs/cgroup/cgroup.max.depth"
+        ))
+    };
+    let refused = run("a")?;
+    ensure!(
+        refused.code != 0
+            && refused
+                .stderr
+                .contains("annotations.io.containerd.sysbox.cgroup.max-depth: 7: not allowed"),
+        "{refused:?}"
+    );
+    let file = node.path("/etc/containerd-shim-sysbox");
+    fs::create_dir_all(&file)?;
+    let file = file.join("config.toml");
+    fs::write(
+        &file,
+        "annotations = ['io.containerd.sysbox.cgroup.max-depth']\n",
+    )?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+    let allowed = run("b")?.ok()?;
+    ensure!(allowed.text() == "7", "{allowed:?}");
+
+    fs::write(&file, "colour = 'red'\n")?;
+    let refused = run("c")?;
+    ensure!(
+        refused.code != 0
+            && refused
+                .stderr
+                .contains("config.toml: colour: \"red\": no such key"),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn containerd_reads_the_drop_in_of_its_configuration_version() -> Result<()> {
-    if let Some(obstacle) = host::obstacle() {
-        ensure!(!host::strict(), "{obstacle}");
-        eprintln!("not run: {obstacle}");
+    if !can_run_nodes()? {
         return Ok(());
     }
     for (release, version) in [(Release::Trixie, 2), (Release::Sid, 3)] {

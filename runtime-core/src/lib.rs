@@ -11,6 +11,8 @@ pub mod container;
 mod data_roots;
 pub mod error;
 mod fault;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod hooks;
 pub mod idmap;
 mod kmsg;

@@ -8,6 +8,7 @@ mod capabilities;
 mod cgroup_path;
 mod devices;
 mod environment;
+mod file_systems;
 mod hooks;
 mod idmap;
 mod masks;

@@ -22,7 +22,6 @@ pub(crate) fn plan(spec: &Spec) {
         terminal: None,
         last_cap: 40,
         seccomp_cache: None,
-        seccomp_cache: None,
     });
     let plan = match planned {
         Ok(plan) => plan,

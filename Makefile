@@ -17,7 +17,7 @@ test: check integration fuzz ## all tiers: check, integration (root), fuzz
 
 check: deps fmt clippy unit deny ## no root, under two minutes warm
 
-bench: setup build ## ours against runc's shim and crun, to target/bench/summary.json (root)
+bench: build ## ours against runc's shim and crun, to target/bench/summary.json (root)
 	cargo build -q --locked --release -p integration --bins
 	cargo run -q --locked --release -p integration --bin bench
 

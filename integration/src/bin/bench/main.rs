@@ -1,0 +1,114 @@
+//! Ours against runc's shim with runc and with crun, on one containerd in one node, in turns:
+//! `bench [--quick] [--out FILE]` writes `target/bench/summary.json` and prints a table.
+
+mod api;
+mod measure;
+mod runtime;
+mod summary;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use integration::debian::Release;
+use integration::host;
+use integration::image::Image;
+use integration::node::Node;
+
+use measure::{Metric, Size};
+use summary::Row;
+
+const USAGE: &str = "usage: bench [--quick] [--out FILE]";
+const IMAGE: Image = Image::Busybox;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let outcome = match words[..] {
+        ["inside", size, image, layer] => inside(size, image, layer),
+        _ => run(&words),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    let mut size = "full";
+    let mut file = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../target/bench/summary.json"
+    ));
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--quick" => size = "quick",
+            "--out" => file = PathBuf::from(words.next().context(USAGE)?),
+            _ => bail!("unknown argument {word:?}; {USAGE}"),
+        }
+    }
+    if let Some(obstacle) = host::obstacle() {
+        bail!("this machine cannot run it: {obstacle}");
+    }
+    host::require_packages()?;
+    host::shim()?;
+    let node = Node::start(Release::Sid)?;
+    let image = node.import(IMAGE)?;
+    let layer = unpacked(&node)?;
+    // The measurements are made by this very program, in the node: it is static, so it runs there.
+    fs::copy(std::env::current_exe()?, node.path("/srv/bench"))
+        .context("put bench into the node")?;
+    let output = node
+        .command(&["/srv/bench", "inside", size, image, &layer])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start the measurements")?;
+    ensure!(
+        output.status.success(),
+        "no figures: {}\n{}",
+        output.status,
+        node.log_tail()
+    );
+    let metrics: Vec<Metric> =
+        serde_json::from_slice(&output.stdout).context("read the samples")?;
+    let rows = metrics.iter().map(Row::new).collect::<Result<Vec<_>>>()?;
+    summary::write(&rows, &file)?;
+    summary::print(&rows);
+    println!("bench: {}", file.display());
+    Ok(())
+}
+
+/// The directory in the node of busybox's lowest layer, as containerd unpacked it.
+fn unpacked(node: &Node) -> Result<String> {
+    let snapshots =
+        Path::new("/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots");
+    for entry in fs::read_dir(node.path(snapshots)).context("list the snapshots")? {
+        let layer = snapshots.join(entry?.file_name()).join("fs");
+        if node.path(layer.join("bin/busybox")).exists() {
+            return Ok(layer.display().to_string());
+        }
+    }
+    bail!("no snapshot holds /bin/busybox")
+}
+
+/// Measures, in the node; the samples are the output.
+fn inside(size: &str, image: &str, layer: &str) -> Result<()> {
+    let size = match size {
+        "full" => Size::FULL,
+        "quick" => Size::QUICK,
+        _ => bail!("no size is called {size:?}"),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    let metrics = runtime.block_on(measure::all(size, image, layer))?;
+    println!("{}", serde_json::to_string(&metrics)?);
+    Ok(())
+}

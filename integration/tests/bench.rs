@@ -1,0 +1,54 @@
+//! The benches run to their end and write the file that their readers expect. Nothing here looks at a figure.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use integration::{host, process};
+use serde_json::Value;
+
+#[test]
+fn the_summary_has_its_form() {
+    if let Some(obstacle) = host::obstacle().or_else(|| host::shim().err().map(|e| e.to_string())) {
+        assert!(!host::strict(), "{obstacle}");
+        eprintln!("skipped: {obstacle}");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("make a directory");
+    let file = dir.path().join("summary.json");
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+    bench.arg("--quick").arg("--out").arg(&file);
+    process::run(&mut bench, b"", Duration::from_secs(300))
+        .and_then(process::Output::ok)
+        .expect("run bench");
+    let text = fs::read_to_string(&file).expect("read the summary");
+    let rows: Vec<Value> = serde_json::from_str(&text).expect("an array");
+    let names: Vec<_> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "api-cycle",
+            "api-cycle-warm",
+            "ctr-run",
+            "exec",
+            "shim-pss-1",
+            "shim-pss-10",
+            "shim-pss-100",
+            "rootfs-1",
+            "rootfs-20",
+            "rootfs-100"
+        ]
+    );
+    for row in rows {
+        assert!(row["unit"].is_string(), "{row}");
+        for runtime in ["ours", "runc", "crun"] {
+            for quantile in ["p50", "p90"] {
+                assert!(row[runtime][quantile].as_f64() > Some(0.0), "{row}");
+            }
+        }
+        assert!(
+            row["ratio_runc"].is_f64() && row["ratio_crun"].is_f64(),
+            "{row}"
+        );
+    }
+}

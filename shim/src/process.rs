@@ -35,6 +35,8 @@ struct Inner {
     /// Of a running exec'd process.
     pidfd: Option<OwnedFd>,
     io: Option<Arc<Io>>,
+    /// Whether the client has said that no more input comes: it may say so before a start is done.
+    stdin_closed: bool,
     /// What to run, until it is run.
     spec: Option<oci::Process>,
 }
@@ -66,6 +68,7 @@ impl Process {
                 pid,
                 pidfd: None,
                 io: io.map(Arc::new),
+                stdin_closed: false,
                 spec,
             }),
             exit: watch::Sender::new(None),
@@ -92,6 +95,24 @@ impl Process {
         self.lock().io.clone()
     }
 
+    /// The streams of an exec'd process are open: from here on the client writes, and may be at its end at once.
+    pub(crate) fn opened(&self, io: Arc<Io>) {
+        let mut inner = self.lock();
+        if inner.stdin_closed {
+            io.close_stdin();
+        }
+        inner.io = Some(io);
+    }
+
+    /// No more input comes from the client.
+    pub(crate) fn close_stdin(&self) {
+        let mut inner = self.lock();
+        inner.stdin_closed = true;
+        if let Some(io) = &inner.io {
+            io.close_stdin();
+        }
+    }
+
     /// What to run; once.
     pub(crate) fn take_spec(&self) -> Option<oci::Process> {
         self.lock().spec.take()
@@ -106,16 +127,16 @@ impl Process {
     }
 
     /// An exec'd process has been started.
-    pub(crate) fn started(&self, pid: u32, pidfd: OwnedFd, io: Arc<Io>) {
+    pub(crate) fn started(&self, pid: u32, pidfd: OwnedFd) {
         let mut inner = self.lock();
         inner.state = State::Running;
         inner.pid = pid;
         inner.pidfd = Some(pidfd);
-        inner.io = Some(io);
     }
 
     /// An exec'd process could not be started: it can be deleted, and whoever waits for it need not wait longer.
     pub(crate) fn failed(&self, exit: Exit) {
+        self.lock().io = None;
         self.exit.send_replace(Some(exit));
     }
 

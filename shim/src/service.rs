@@ -191,10 +191,10 @@ impl TaskService for Service {
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
-        let process = self.pod.task(&request.id)?.process(&request.exec_id)?;
-        if let Some(io) = process.io() {
-            io.close_stdin();
-        }
+        self.pod
+            .task(&request.id)?
+            .process(&request.exec_id)?
+            .close_stdin();
         Ok(Empty::new())
     }
 

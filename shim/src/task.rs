@@ -232,6 +232,8 @@ impl Task {
             ids: self.io_owner,
         };
         let (stdio, io) = Io::open(&process.streams, owner).await?;
+        let io = Arc::new(io);
+        process.opened(Arc::clone(&io));
         let request = ExecRequest {
             process: spec,
             stdio,
@@ -245,7 +247,7 @@ impl Task {
         if let Some(console) = exec.console {
             io.attach_console(console)?;
         }
-        process.started(exec.pid, exec.pidfd, Arc::new(io));
+        process.started(exec.pid, exec.pidfd);
         Ok((exec.pid, pidfd))
     }
 

@@ -11,6 +11,7 @@ use crate::stdio::{SIZE, in_terminal};
 pub(crate) const CASES: &[Case] = &[
     Case::new("exec_exit_codes", ANY, exit_codes),
     Case::new("exec_streams", ANY, streams),
+    Case::new("exec_short_input", ANY, short_input),
     Case::new("exec_user_and_cwd", ANY, user_and_cwd),
     Case::new("exec_terminal", ANY, terminal),
     Case::new("exec_missing_program", ANY, missing_program),
@@ -49,6 +50,18 @@ fn streams(bed: &Bed<'_>) -> Result<()> {
         output.stdout.len(),
         output.stderr
     );
+    container.remove()
+}
+
+/// The client is at the end of its input before the start is done, and says so at once.
+fn short_input(bed: &Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    for _ in 0..5 {
+        let mut command = container.exec_command(&[], &["/bin/sh", "-s"]);
+        let script = format!("echo read; {LINGER}");
+        let output = process::run(&mut command, script.as_bytes(), DEADLINE)?.ok()?;
+        ensure!(output.text() == "read", "{output:?}");
+    }
     container.remove()
 }
 

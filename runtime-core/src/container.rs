@@ -21,12 +21,13 @@ use crate::kmsg::Kmsg;
 use crate::plan::{Hooks, Plan, PlanInput, Process, ProcessContext, SeccompProgram, plan_process};
 use crate::pod::{Membership, Pod};
 use crate::proto::{Channel, ExecStageRequest, FdKind, InitRequest, Message, take_fd, unexpected};
+use crate::reap::send_signal;
 use crate::record::Record;
 use crate::rootfs::{self, RootfsSource};
 use crate::stage::{self, Steps};
 use crate::stage_process::{self, Fds};
 use crate::step::Step;
-use crate::{fault, limits, ranges, sys};
+use crate::{fault, limits, ranges};
 
 /// A mount of `CreateTaskRequest.rootfs`.
 #[derive(Debug, Clone)]
@@ -590,15 +591,6 @@ fn state(record: &Record, status: Status, pid: Option<i32>, bundle: &Path) -> Ho
         bundle,
         &record.annotations,
     )
-}
-
-fn send_signal(pidfd: &OwnedFd, signal: i32) -> Result<()> {
-    match sys::process::signal(pidfd, signal) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
-            Err(Error::NotFound("process".into()))
-        }
-        sent => sent.os("send signal", signal),
-    }
 }
 
 /// The kernel's last capability.

@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use crate::error::{OsContext, Result};
+use crate::error::{Error, OsContext, Result};
+use crate::sys;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,16 @@ pub fn reap_blocking(pidfd: impl AsFd) -> Result<ExitStatus> {
         if let Some(status) = wait(pidfd.as_fd(), WaitIdOptions::EXITED)? {
             return Ok(status);
         }
+    }
+}
+
+/// Sends a signal, a realtime one, too (pidfd_send_signal(2)). [`Error::NotFound`] when the process has exited.
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
+    match sys::process::signal(pidfd, signal) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            Err(Error::NotFound("process".into()))
+        }
+        sent => sent.os("send signal", signal),
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     };
     let socket = socket::read_address(&bundle);
     // A shim that lives still has the other members.
-    if !socket.as_deref().is_some_and(socket::is_served) {
+    if !socket.as_deref().is_some_and(socket::is_alive) {
         for member in members::list(&bundle)? {
             runtime_core::cleanup(&member)?;
         }

@@ -66,6 +66,8 @@ pub(crate) struct Events {
 struct Queue {
     waiting: VecDeque<Envelope>,
     dropped: usize,
+    /// Events that were taken off the queue.
+    taken: u64,
     closed: bool,
 }
 
@@ -109,6 +111,11 @@ impl Events {
         self.changed.notify_one();
     }
 
+    /// How many events were taken off the queue so far: while this grows, containerd takes them.
+    pub(crate) fn taken(&self) -> u64 {
+        self.lock().taken
+    }
+
     /// The oldest event; `None` once the queue is closed and empty.
     async fn next(&self) -> Option<Envelope> {
         loop {
@@ -119,6 +126,7 @@ impl Events {
                     tracing::warn!(dropped, "containerd took no events for too long");
                 }
                 if let Some(envelope) = queue.waiting.pop_front() {
+                    queue.taken += 1;
                     return Some(envelope);
                 }
                 if queue.closed {

@@ -4,9 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime as oci;
-use runtime_core::error::OsContext;
-use rustix::io::Errno;
-use rustix::process::{Signal, pidfd_send_signal};
+use runtime_core::reap::send_signal;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
@@ -180,7 +178,7 @@ impl Process {
     pub(crate) fn kill(&self, signal: i32) -> Result<()> {
         let inner = self.lock();
         match (&inner.pidfd, inner.state) {
-            (Some(pidfd), _) => send_signal(pidfd, signal),
+            (Some(pidfd), _) => Ok(send_signal(pidfd, signal)?),
             (None, State::Created) => Err(Error::FailedPrecondition("process not created".into())),
             (None, _) => Err(Error::NotFound("process already finished".into())),
         }
@@ -188,18 +186,6 @@ impl Process {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn send_signal(pidfd: &OwnedFd, signal: i32) -> Result<()> {
-    let Some(signal) = Signal::from_named_raw(signal) else {
-        return Err(Error::InvalidArgument(format!(
-            "signal: {signal}: no such signal"
-        )));
-    };
-    match pidfd_send_signal(pidfd, signal) {
-        Err(Errno::SRCH) => Err(Error::NotFound("process already finished".into())),
-        sent => Ok(sent.os("pidfd_send_signal", signal.as_raw())?),
     }
 }
 

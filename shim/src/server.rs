@@ -12,6 +12,7 @@ use runtime_core::error::OsContext;
 use rustix::fs::{Mode, OFlags};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
@@ -28,7 +29,7 @@ use crate::{log, service, socket};
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Far more verbs than a pod has at a time: a bound that no verb ever waits at.
 const MAX_THREADS: usize = 512;
-/// Time for undelivered events at the end.
+/// How long containerd may take no event at the end until the rest is given up.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves; returns when the shim is to exit. stdin is the bound socket.
@@ -103,10 +104,7 @@ fn serve(flags: &Flags, bundle: &Path, listener: StdListener) -> Result<()> {
         if let Some(path) = &flags.socket {
             socket::remove(path)?;
         }
-        events.close();
-        if timeout(FLUSH_TIMEOUT, publisher).await.is_err() {
-            tracing::error!("containerd took no events; the last ones are lost");
-        }
+        flush(&events, publisher).await;
         // The reply to Shutdown is on its way to the connection's writer.
         sleep(Duration::from_millis(2)).await;
         Ok(())
@@ -114,6 +112,20 @@ fn serve(flags: &Flags, bundle: &Path, listener: StdListener) -> Result<()> {
     // What still runs on a blocking thread ends with the process.
     runtime.shutdown_background();
     result
+}
+
+/// Delivers what is queued, for as long as containerd takes it.
+async fn flush(events: &Events, publisher: JoinHandle<()>) {
+    events.close();
+    tokio::pin!(publisher);
+    let mut taken = events.taken();
+    while timeout(FLUSH_TIMEOUT, &mut publisher).await.is_err() {
+        let before = std::mem::replace(&mut taken, events.taken());
+        if taken == before {
+            tracing::error!("containerd takes no events; the last ones are lost");
+            return;
+        }
+    }
 }
 
 fn exit_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {

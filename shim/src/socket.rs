@@ -2,10 +2,11 @@
 //! `pkg/shim/util_unix.go`).
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use runtime_core::error::OsContext;
 use rustix::fs::{FlockOperation, flock};
@@ -81,6 +82,19 @@ pub(crate) fn is_served(path: &Path) -> bool {
     UnixStream::connect(path).is_ok()
 }
 
+/// Whether the shim at `path` lives. One that is being killed may still have its socket open, but what is connected to
+/// it is closed in a moment; one that lives says nothing unasked.
+pub(crate) fn is_alive(path: &Path) -> bool {
+    const MOMENT: Duration = Duration::from_secs(1);
+    let Ok(mut stream) = UnixStream::connect(path) else {
+        return false;
+    };
+    if stream.set_read_timeout(Some(MOMENT)).is_err() {
+        return true;
+    }
+    matches!(stream.read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+}
+
 /// Removes the socket; one that is gone already is fine.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
@@ -149,6 +163,22 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dying_shim_is_not_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        assert!(!is_alive(&path));
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(is_alive(&path), "it only does not answer");
+        let dying = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| is_alive(&path));
+            std::thread::sleep(Duration::from_millis(100));
+            drop(listener);
+            asking.join().unwrap()
+        });
+        assert!(!dying);
     }
 
     #[test]

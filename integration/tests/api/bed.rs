@@ -221,6 +221,7 @@ impl Bed {
             id: id.into(),
             bundle: bundle.into(),
             socket: self.node.path(path),
+            proc: self.node.path("/proc"),
         };
         shim.client().await?;
         Ok(shim)
@@ -239,6 +240,7 @@ pub(crate) struct Shim {
     pub(crate) id: String,
     bundle: String,
     pub(crate) socket: PathBuf,
+    proc: PathBuf,
 }
 
 /// A call's deadline.
@@ -354,11 +356,13 @@ impl Shim {
         self.shutdown(client).await
     }
 
-    /// Ends the shim.
+    /// Ends the shim; returns when it has delivered its last event and is gone.
     pub(crate) async fn shutdown(&self, client: &TaskClient) -> Result<()> {
+        let process = self.proc.join(self.pid().await?.to_string());
         client.shutdown(soon(), &ShutdownRequest::new()).await?;
-        for _ in 0..1000 {
-            if !self.socket.exists() {
+        for _ in 0..12_000 {
+            if !process.exists() {
+                ensure!(!self.socket.exists(), "the socket of {} is left", self.id);
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

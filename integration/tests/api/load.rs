@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -79,7 +78,6 @@ async fn fifty_containers_at_once() -> Result<()> {
     let Some(bed) = Bed::new().await? else {
         return Ok(());
     };
-    let bed = Arc::new(bed);
     let mut shims = Vec::new();
     for n in 0..50 {
         shims.push(

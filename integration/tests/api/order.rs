@@ -1,6 +1,6 @@
 //! What a verb answers in which state, and in which order its events come.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api::{PauseRequest, PidsRequest, ResumeRequest, StateRequest, Status};
 use containerd_shim_protos::shim_async::TaskClient;
 use ttrpc::{Code, context};
@@ -13,6 +13,11 @@ fn code<T>(result: ttrpc::Result<T>) -> Code {
         Err(ttrpc::Error::RpcStatus(status)) => status.code(),
         Err(_) => Code::DATA_LOSS,
     }
+}
+
+fn refusal<T>(result: ttrpc::Result<T>) -> Result<String> {
+    let error = result.err().context("it was not refused")?;
+    Ok(error.to_string())
 }
 
 async fn status(shim: &Shim, client: &TaskClient, exec: &str) -> Result<Status> {
@@ -128,7 +133,7 @@ async fn a_start_that_fails() -> Result<()> {
         let (shim, client) = (shim.clone(), shim.client().await?);
         async move { shim.wait(&client, "e").await }
     });
-    let error = shim.start(&client, "e").await.unwrap_err().to_string();
+    let error = refusal(shim.start(&client, "e").await)?;
     ensure!(
         error.to_lowercase().contains("no such file or directory"),
         "{error}"
@@ -144,7 +149,7 @@ async fn a_start_that_fails() -> Result<()> {
         Ok(_) => shim.start(&client, "").await.map(drop),
         Err(error) => Err(error),
     };
-    let error = failed.unwrap_err().to_string();
+    let error = refusal(failed)?;
     ensure!(
         error.to_lowercase().contains("no such file or directory"),
         "{error}"

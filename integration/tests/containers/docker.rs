@@ -114,10 +114,16 @@ fn as_pid_1(bed: &Bed<'_>) -> Result<()> {
 fn nested(bed: &Bed<'_>) -> Result<()> {
     let container = booted(bed, Image::DindSystemd)?;
     answers(&container)?;
-    let known = Known::from([(
-        "ctr run --remap-labels",
-        "an ID-mapped mount on a data root needs power over the host's file system (a served mount_setattr)",
-    )]);
+    let known = Known::from([
+        (
+            "ctr run --remap-labels",
+            "an ID-mapped mount on a data root needs power over the host's file system (a served mount_setattr)",
+        ),
+        (
+            "resize a tmpfs made inside",
+            "the kernel lists its owner among its options by the host's number, and mount(8) hands that back",
+        ),
+    ]);
     rows::run(&container, include_str!("inside/nested.sh"), &known)?;
     container.remove()
 }

@@ -3,7 +3,8 @@ export HOME=/root LC_ALL=C
 t() {
     name=$1
     shift
-    if output=$(timeout 60 "$@" 2>&1); then
+    # Not the script's own input, which this one is still being read from.
+    if output=$(timeout 60 "$@" 2>&1 </dev/null); then
         echo "ok $name"
     else
         echo "not ok $name: exit $?: $(printf %s "$output" | tail -n 5 | tr '\n' ' ' | cut -c1-700)"

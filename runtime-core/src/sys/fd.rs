@@ -21,7 +21,8 @@ pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
     }
 }
 
-/// Takes what is open as standard input, leaving it closed on exec: first thing in a stage.
+/// Takes what is open as standard input, leaving a copy of standard output there, /dev/null in a stage: first thing in
+/// one. Were number 0 free, a later descriptor would get it, to be closed under the user's program.
 pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC on descriptor 0 returns a new descriptor or -1; no memory involved.
     let fd = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3) };
@@ -30,11 +31,6 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     }
     // SAFETY: fcntl just made `fd`; nobody else owns it. There is no safe way from a number.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: std's Stdin does not own descriptor 0 and a stage never reads it.
-    let closed = unsafe { libc::close(0) };
-    if closed < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(owned)
-    }
+    rustix::stdio::dup2_stdin(io::stdout())?;
+    Ok(owned)
 }

@@ -21,7 +21,7 @@ use crate::kmsg::Kmsg;
 use crate::plan::{Hooks, Plan, PlanInput, Process, ProcessContext, SeccompProgram, plan_process};
 use crate::pod::{Membership, Pod};
 use crate::proto::{Channel, ExecStageRequest, FdKind, InitRequest, Message, take_fd, unexpected};
-use crate::reap::send_signal;
+use crate::reap::{reap_blocking, send_signal};
 use crate::record::Record;
 use crate::rootfs::{self, RootfsSource};
 use crate::stage::{self, Steps};
@@ -164,6 +164,29 @@ impl Container {
             let rootfs = rootfs::parse(&rootfs, Path::new(&plan.rootfs.path))?;
             Ok((config, plan, rootfs))
         })?;
+        let upper = match &rootfs {
+            RootfsSource::Overlay(overlay) => {
+                overlay.upper.as_ref().map(|(upper, _)| upper.clone())
+            }
+            _ => None,
+        };
+        // Before anything is made that `delete` would have to find.
+        let mut record = Record {
+            id: id.clone(),
+            cgroup: plan.cgroup_path.clone(),
+            state_dir: PathBuf::from(&pod.config().state_dir),
+            data_roots: match &upper {
+                Some(upper) => data_roots::captured(upper)?,
+                None => Vec::new(),
+            },
+            upper,
+            poststop: plan.hooks.poststop.clone(),
+            annotations: plan.annotations.clone(),
+        };
+        steps.here(Step::Record, || {
+            in_use(&plan.cgroup_path)?;
+            record.write(&bundle)
+        })?;
         let (identity, membership) =
             steps.here(Step::Range, || pod.join(&plan, &id, &config.ids))?;
         let owner = identity
@@ -189,26 +212,15 @@ impl Container {
             Ok(cgroup)
         })?;
         let kmsg = steps.here(Step::Fuse, || Ok(start_kmsg(pod, &mut warnings)))?;
-        let upper = match &rootfs {
-            RootfsSource::Overlay(overlay) => {
-                overlay.upper.as_ref().map(|(upper, _)| upper.clone())
-            }
-            _ => None,
+        let mut layer = Layer {
+            upper: record.upper.clone(),
+            roots: record.data_roots.clone(),
+            kept: false,
         };
-        let mut record = Record {
-            id: id.clone(),
-            cgroup: plan.cgroup_path.clone(),
-            range: identity.range,
-            state_dir: PathBuf::from(&pod.config().state_dir),
-            upper,
-            data_roots: Vec::new(),
-            poststop: plan.hooks.poststop.clone(),
-            annotations: plan.annotations.clone(),
-        };
-        steps.here(Step::Record, || {
-            record.write(&bundle)?;
-            record.upper.as_deref().map_or(Ok(()), data_roots::restore)
-        })?;
+        record
+            .upper
+            .as_deref()
+            .map_or(Ok(()), data_roots::restore)?;
 
         let hooks = plan.hooks.clone();
         let process = ProcessFacts {
@@ -241,13 +253,12 @@ impl Container {
         drop(stdio);
 
         let made = loop {
-            match stage_process::next(&channel, &mut children)? {
+            match stage_process::news(&channel, &mut children)? {
                 (
                     Message::Created {
                         pid,
                         idmap,
                         warnings,
-                        data_roots,
                         fds: kinds,
                     },
                     fds,
@@ -256,12 +267,11 @@ impl Container {
                         pid,
                         idmap,
                         warnings,
-                        data_roots,
                         kinds,
                         fds: fds.into_iter().map(Some).collect(),
                     };
                 }
-                (Message::Spawned { .. }, _) => {}
+                (Message::DataRoots(roots), _) => layer.roots = roots,
                 (other, _) => return Err(unexpected(&format!("{other:?} from the stage"))),
             }
         };
@@ -269,12 +279,11 @@ impl Container {
             pid,
             idmap,
             warnings: more,
-            data_roots,
             kinds,
             mut fds,
         } = made;
         warnings.extend(more);
-        record.data_roots = data_roots;
+        record.data_roots.clone_from(&layer.roots);
         steps.here(Step::Record, || record.write(&bundle))?;
         warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &plan.process))?);
         steps.here(Step::Hooks, || {
@@ -287,7 +296,7 @@ impl Container {
                 channel.send(&Message::Go)
             }
         })?;
-        match stage_process::next(&channel, &mut children)? {
+        match stage_process::news(&channel, &mut children)? {
             (Message::Ready, _) => {}
             (other, _) => return Err(unexpected(&format!("{other:?} from init"))),
         }
@@ -299,6 +308,7 @@ impl Container {
             take(FdKind::Console),
         );
         let pidfd = children.release(pid)?;
+        layer.kept = true;
         Ok(Container {
             membership,
             bundle,
@@ -314,6 +324,14 @@ impl Container {
             warnings,
             record,
         })
+    }
+
+    /// Undoes create: for a caller that cannot keep the container, and whose init has not been reaped.
+    pub fn abandon(self) -> Result<()> {
+        lock(&self.gate).take();
+        self.cgroup.kill()?;
+        reap_blocking(&self.pidfd)?;
+        self.delete().map(drop)
     }
 
     /// Host pid of init.
@@ -404,11 +422,7 @@ impl Container {
         };
         warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &process))?);
         channel.send(&Message::Start)?;
-        match channel.recv::<Message>()? {
-            None => {}
-            Some((Message::Failed(failure), _)) => return Err(Error::Stage(failure)),
-            Some((other, _)) => return Err(unexpected(&format!("{other:?} from the stage"))),
-        }
+        stage_process::executed(&channel, &mut children)?;
         let pidfd = children.release(pid)?;
         let console = terminal.map(|(master, _)| master);
         Ok(Exec {
@@ -462,7 +476,10 @@ impl Container {
     /// Freezes the container and makes inner data part of the layer.
     pub fn pause(&self) -> Result<()> {
         self.cgroup.freeze()?;
-        self.capture()
+        self.capture().inspect_err(|_| {
+            // The error to report is why there was no capture.
+            let _ = self.resume();
+        })
     }
 
     /// Undoes [`Container::pause`].
@@ -544,9 +561,7 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
     if let Some(upper) = &record.upper {
         data_roots::capture(upper, &record.data_roots)?;
     }
-    if let Some(first) = record.range {
-        ranges::reclaim(&record.state_dir, first)?;
-    }
+    ranges::reclaim_of(&record.state_dir, &record.cgroup)?;
     let warnings = poststop(&record, bundle);
     Record::remove(bundle)?;
     Ok(warnings)
@@ -557,9 +572,34 @@ struct Made {
     pid: i32,
     idmap: IdMap,
     warnings: Vec<Warning>,
-    data_roots: Vec<DataRoot>,
     kinds: Vec<FdKind>,
     fds: Vec<Option<OwnedFd>>,
+}
+
+/// The writable layer during create: unless kept, inner data go back into it and empty mount points out of it.
+struct Layer {
+    upper: Option<PathBuf>,
+    roots: Vec<DataRoot>,
+    kept: bool,
+}
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        if let (Some(upper), false) = (&self.upper, self.kept)
+            && let Err(error) = data_roots::capture(upper, &self.roots)
+        {
+            tracing::warn!(layer = %upper.display(), error = error.chain(), "left inner data beside the layer");
+        }
+    }
+}
+
+/// Refuses a cgroup in which somebody lives: `delete` must not find it in a record of ours.
+fn in_use(cgroup: &str) -> Result<()> {
+    match Cgroup::open(&Hierarchy::find()?, cgroup) {
+        Ok(found) if found.populated()? => Err(Error::AlreadyExists(format!("cgroup {cgroup}"))),
+        Ok(_) | Err(Error::NotFound(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The pod's kmsg file; without FUSE there is none, and a warning.

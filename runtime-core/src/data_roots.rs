@@ -108,6 +108,14 @@ pub(crate) fn capture(upper: &Path, roots: &[DataRoot]) -> Result<()> {
     Ok(())
 }
 
+/// The data roots whose data lie in the layer.
+pub(crate) fn captured(upper: &Path) -> Result<Vec<DataRoot>> {
+    let Some((_, dir)) = open(upper)? else {
+        return Ok(Vec::new());
+    };
+    Ok(read_manifest(&dir)?.unwrap_or_default())
+}
+
 /// Takes the data out of the layer again: before the container is mounted.
 pub(crate) fn restore(upper: &Path) -> Result<()> {
     let Some((upper, dir)) = open(upper)? else {

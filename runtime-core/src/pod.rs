@@ -44,8 +44,6 @@ pub(crate) struct Identity {
     pub(crate) idmap: IdMap,
     /// The namespace to join; none: a new one.
     pub(crate) join: Option<OwnedFd>,
-    /// First id of the pod's own range, if it has one.
-    pub(crate) range: Option<u32>,
 }
 
 impl Pod {
@@ -115,7 +113,6 @@ impl Pod {
             return Ok(Identity {
                 idmap,
                 join: Some(ns),
-                range: None,
             });
         }
         if let Some((ns, path)) = owner_of_joined(plan)? {
@@ -126,14 +123,12 @@ impl Pod {
             return Ok(Identity {
                 idmap,
                 join: Some(ns),
-                range: shared.first_id(),
             });
         }
         if let Some(idmap) = &plan.idmap {
             return Ok(Identity {
                 idmap: idmap.clone(),
                 join: None,
-                range: None,
             });
         }
         if let Some(users) = &shared.users {
@@ -141,7 +136,6 @@ impl Pod {
             return Ok(Identity {
                 idmap: users.idmap.clone(),
                 join: Some(ns),
-                range: shared.first_id(),
             });
         }
         if shared.range.is_none() {
@@ -153,11 +147,7 @@ impl Pod {
             .as_ref()
             .ok_or_else(|| Error::NotFound("id range".into()))?;
         let idmap = IdMap::single(range.first, range.count);
-        Ok(Identity {
-            idmap,
-            join: None,
-            range: Some(range.first),
-        })
+        Ok(Identity { idmap, join: None })
     }
 
     /// Remembers the user namespace that a first container has made of the pod's range.
@@ -224,10 +214,6 @@ impl Shared {
             Some(range) => range.record(&self.owner),
             None => Ok(()),
         }
-    }
-
-    fn first_id(&self) -> Option<u32> {
-        self.range.as_ref().map(|range| range.first)
     }
 
     /// Mappings of `ns` if it is the pod's own.

@@ -46,6 +46,11 @@ pub(crate) enum Message {
         /// Host pid.
         pid: i32,
     },
+    /// H, C → L, first of all: the sender is a child of L. S says so, too ([`Message::Spawned`]), but may be killed
+    /// before; L takes the pid from the kernel (unix(7), SO_PASSCRED).
+    Born,
+    /// S → L: data roots that it is about to make beside the layer, with what `capture` needs to know of each.
+    DataRoots(Vec<DataRoot>),
     /// S → L: the process exists; `warnings` are downgrades so far.
     Created {
         /// Host pid.
@@ -54,8 +59,6 @@ pub(crate) enum Message {
         idmap: IdMap,
         /// Downgrades.
         warnings: Vec<Warning>,
-        /// Paths of data roots, with what `capture` needs to know of each.
-        data_roots: Vec<DataRoot>,
         /// Descriptors beside the message, by meaning.
         fds: Vec<FdKind>,
     },
@@ -130,6 +133,17 @@ pub(crate) struct ExecStageRequest {
     pub(crate) fds: Vec<FdKind>,
 }
 
+/// A message as it came.
+#[derive(Debug)]
+pub(crate) struct Received<M> {
+    /// The message.
+    pub(crate) message: M,
+    /// Descriptors beside it.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Pid of who sent it, on a channel [`Channel::with_senders`].
+    pub(crate) sender: Option<i32>,
+}
+
 /// One end of the socket.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
@@ -145,6 +159,22 @@ impl Channel {
         )
         .os("socketpair", "for a stage")?;
         Ok((Channel(a), Channel(b)))
+    }
+
+    /// Has the kernel tell who sent what ([`Channel::recv_from`]).
+    pub(crate) fn with_senders(self) -> Result<Channel> {
+        rustix::net::sockopt::set_socket_passcred(&self.0, true).os("setsockopt", "SO_PASSCRED")?;
+        Ok(self)
+    }
+
+    /// No more messages will go to the other end, which sees its end of file.
+    pub(crate) fn close_sending(&self) -> Result<()> {
+        rustix::net::shutdown(&self.0, rustix::net::Shutdown::Write).os("shutdown", "stage socket")
+    }
+
+    /// Another descriptor of this end.
+    pub(crate) fn try_clone(&self) -> Result<Channel> {
+        Ok(Channel(self.0.try_clone().os("dup", "stage socket")?))
     }
 
     /// Wraps a connected seqpacket socket.
@@ -227,8 +257,16 @@ impl Channel {
 
     /// Receives a message; `None` at end of file.
     pub(crate) fn recv<M: DeserializeOwned>(&self) -> Result<Option<(M, Vec<OwnedFd>)>> {
+        Ok(self
+            .recv_from()?
+            .map(|received| (received.message, received.fds)))
+    }
+
+    /// The same with the sender's pid, on a channel [`Channel::with_senders`].
+    pub(crate) fn recv_from<M: DeserializeOwned>(&self) -> Result<Option<Received<M>>> {
         let mut buffer = vec![0; MAX_MESSAGE];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             let mut slices = [IoSliceMut::new(&mut buffer)];
@@ -239,21 +277,27 @@ impl Channel {
                 received => break received.os("recvmsg from", "stage socket")?,
             }
         };
-        let fds = control
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            })
-            .flatten()
-            .collect();
+        let (mut fds, mut sender) = (Vec::new(), None);
+        for message in control.drain() {
+            match message {
+                RecvAncillaryMessage::ScmRights(more) => fds.extend(more),
+                RecvAncillaryMessage::ScmCredentials(who) => {
+                    sender = Some(who.pid.as_raw_nonzero().get());
+                }
+                _ => {}
+            }
+        }
         if received.bytes == 0 {
             return Ok(None);
         }
         let message = serde_json::from_slice(&buffer[..received.bytes])
             .map_err(std::io::Error::from)
             .os("decode", "message")?;
-        Ok(Some((message, fds)))
+        Ok(Some(Received {
+            message,
+            fds,
+            sender,
+        }))
     }
 }
 

@@ -201,6 +201,33 @@ pub fn reclaim(state_dir: &Path, first: u32) -> Result<()> {
     Ok(())
 }
 
+/// Frees the range that a dead shim had handed to the pod of the container in `cgroup`, as [`reclaim`] does, and any that
+/// a shim was killed at before it had written whose it is.
+pub fn reclaim_of(state_dir: &Path, cgroup: &str) -> Result<()> {
+    let dir = state_dir.join("ranges");
+    let entries = match std::fs::read_dir(&dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.os("list", dir.display())?,
+    };
+    for entry in entries.flatten() {
+        let Some(first) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let owner = text.lines().next().map(serde_json::from_str::<Owner>);
+        match owner {
+            Some(Ok(owner)) if owner.cgroups.contains(cgroup) => reclaim(state_dir, first)?,
+            None => drop(Directory::make(state_dir)?.lock(first)?),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 impl Directory {
     fn make(state_dir: &Path) -> Result<Directory> {
         private_directory(state_dir)?;
@@ -503,6 +530,25 @@ mod tests {
         assert!(pool.allocate().is_err());
         drop(range);
         assert_eq!(files(dir.path()), [((1 << 30) + POD).to_string()]);
+    }
+
+    #[test]
+    fn a_range_is_found_by_a_cgroup_of_its_pod() {
+        let dir = state_dir();
+        drop(Pool::new(&ids(1 << 30, 4), dir.path()).unwrap());
+        let ranges = dir.path().join("ranges");
+        let write = |n: u32, text: &str| {
+            std::fs::write(ranges.join(((1 << 30) + n * POD).to_string()), text).unwrap();
+        };
+        write(
+            0,
+            "{\"pod\":\"p\",\"cgroups\":[\"no/such/a\",\"no/such/b\"]}\n",
+        );
+        write(1, "{\"pod\":\"q\",\"cgroups\":[\"no/such/c\"]}\n");
+        write(2, "");
+        reclaim_of(dir.path(), "no/such/b").unwrap();
+        assert_eq!(files(dir.path()), [((1 << 30) + POD).to_string()]);
+        reclaim_of(&dir.path().join("none"), "no/such/b").unwrap();
     }
 
     #[test]

@@ -21,8 +21,6 @@ pub(crate) struct Record {
     pub(crate) id: String,
     /// cgroup, relative to the root of the hierarchy.
     pub(crate) cgroup: String,
-    /// First id of the range that was allocated for its pod, if one was.
-    pub(crate) range: Option<u32>,
     /// Directory with the ranges' lock files.
     pub(crate) state_dir: PathBuf,
     /// Upper directory of the root file system, if it is an overlay.

@@ -11,21 +11,37 @@ use crate::proto::{Channel, Message, unexpected};
 use crate::reap::reap_blocking;
 
 /// A stage and the processes it makes for us, all children of ours. Dropping it kills and reaps
-/// them; [`Children::release`] lets one live on.
+/// them, also those that nobody has announced yet; [`Children::release`] lets one live on.
 #[derive(Debug)]
 pub(crate) struct Children {
     pidfds: Vec<(i32, OwnedFd)>,
+    channel: Channel,
 }
 
 impl Children {
-    /// Takes charge of child `pid`, which nobody has reaped yet.
+    /// Takes charge of child `pid`, which nobody has reaped yet. Twice is once.
     pub(crate) fn adopt(&mut self, pid: i32) -> Result<()> {
+        if self.pidfds.iter().any(|(known, _)| *known == pid) {
+            return Ok(());
+        }
         let child = Pid::from_raw(pid).ok_or_else(|| unexpected("pid 0"))?;
         self.pidfds.push((
             pid,
             pidfd_open(child, PidfdFlags::empty()).os("pidfd_open", pid)?,
         ));
         Ok(())
+    }
+
+    /// Adopts whom a message announces.
+    fn hear(&mut self, message: Message, sender: Option<i32>) -> Result<Message> {
+        let message = match (message, sender) {
+            (Message::Born, Some(pid)) => Message::Spawned { pid },
+            (message, _) => message,
+        };
+        if let Message::Spawned { pid } | Message::Created { pid, .. } = message {
+            self.adopt(pid)?;
+        }
+        Ok(message)
     }
 
     /// Waits for every child but `kept`, which have nothing more to do, and hands `kept` over.
@@ -36,18 +52,34 @@ impl Children {
             .position(|(pid, _)| *pid == kept)
             .ok_or_else(|| unexpected("unknown child"))?;
         let (_, pidfd) = self.pidfds.swap_remove(index);
-        for (_, other) in self.pidfds.drain(..) {
+        for (_, other) in std::mem::take(&mut self.pidfds) {
             reap_blocking(other)?;
         }
         Ok(pidfd)
     }
 }
 
-impl Drop for Children {
-    fn drop(&mut self) {
+impl Children {
+    fn kill(&self) {
         for (_, pidfd) in &self.pidfds {
             // Exited already: nothing to kill.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        if self.pidfds.is_empty() {
+            return;
+        }
+        self.kill();
+        // Whoever is left holds the other end until it has died, and says first of all that it was born.
+        let _ = self.channel.close_sending();
+        while let Ok(Some(received)) = self.channel.recv_from::<Message>() {
+            // One that was killed and has no pid any more needs no care.
+            let _ = self.hear(received.message, received.sender);
+            self.kill();
         }
         for (_, pidfd) in &self.pidfds {
             let _ = reap_blocking(pidfd);
@@ -62,6 +94,7 @@ pub(crate) fn spawn<T: Serialize>(
     fds: &[BorrowedFd<'_>],
 ) -> Result<(Channel, Children)> {
     let (ours, theirs) = Channel::pair()?;
+    let ours = ours.with_senders()?;
     // No pre_exec, so std starts it by posix_spawn(3): no fork of a threaded process.
     let child = Command::new("/proc/self/exe")
         .arg(name)
@@ -71,7 +104,10 @@ pub(crate) fn spawn<T: Serialize>(
         .stderr(Stdio::null())
         .spawn()
         .os("spawn", format!("stage {name}"))?;
-    let mut children = Children { pidfds: Vec::new() };
+    let mut children = Children {
+        pidfds: Vec::new(),
+        channel: ours.try_clone()?,
+    };
     children.adopt(
         i32::try_from(child.id())
             .map_err(std::io::Error::other)
@@ -83,15 +119,38 @@ pub(crate) fn spawn<T: Serialize>(
 
 /// The stage's next message; its failure is ours. Children it announces are adopted.
 pub(crate) fn next(channel: &Channel, children: &mut Children) -> Result<(Message, Vec<OwnedFd>)> {
-    match channel.recv::<Message>()? {
-        Some((Message::Failed(failure), _)) => Err(Error::Stage(failure)),
-        Some((message, fds)) => {
-            if let Message::Spawned { pid } | Message::Created { pid, .. } = message {
-                children.adopt(pid)?;
-            }
-            Ok((message, fds))
+    receive(channel, children)?.ok_or_else(|| unexpected("the stage died"))
+}
+
+/// The next message that is no announcement of a child.
+pub(crate) fn news(channel: &Channel, children: &mut Children) -> Result<(Message, Vec<OwnedFd>)> {
+    loop {
+        match next(channel, children)? {
+            (Message::Spawned { .. }, _) => {}
+            news => return Ok(news),
         }
-        None => Err(unexpected("the stage died")),
+    }
+}
+
+/// Waits until the user's program is executed, which closes the other end.
+pub(crate) fn executed(channel: &Channel, children: &mut Children) -> Result<()> {
+    loop {
+        match receive(channel, children)? {
+            None => return Ok(()),
+            Some((Message::Spawned { .. }, _)) => {}
+            Some((other, _)) => return Err(unexpected(&format!("{other:?} from the stage"))),
+        }
+    }
+}
+
+/// One message; `None` at the end of file. What a child says of itself is like what the stage says of it.
+fn receive(channel: &Channel, children: &mut Children) -> Result<Option<(Message, Vec<OwnedFd>)>> {
+    let Some(received) = channel.recv_from::<Message>()? else {
+        return Ok(None);
+    };
+    match children.hear(received.message, received.sender)? {
+        Message::Failed(failure) => Err(Error::Stage(failure)),
+        message => Ok(Some((message, received.fds))),
     }
 }
 

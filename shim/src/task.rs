@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -79,12 +79,12 @@ impl Task {
         let (stdio, io) = Io::open(&streams, owner).await?;
         let (id, namespace_) = (request.id.clone(), namespace.to_owned());
         let bundle = PathBuf::from(&request.bundle);
+        let pid_file = bundle.join(crate::delete::PID_FILE);
         let rootfs = request.rootfs.iter().map(convert::rootfs_mount).collect();
         let terminal = request.terminal;
         let container = blocking(move || {
             let spec = read_spec(&bundle)?;
-            let pid_file = bundle.join(crate::delete::PID_FILE);
-            let container = Container::create(
+            Ok(Container::create(
                 &pod,
                 CreateRequest {
                     id,
@@ -95,18 +95,18 @@ impl Task {
                     stdio,
                     terminal,
                 },
-            )?;
-            let pid = container.pid().to_string();
-            fs::write(&pid_file, pid).os("write", pid_file.display())?;
-            Ok(container)
+            )?)
         })
         .await?;
         warn(&request.id, container.warnings());
-        if let Some(console) = container.take_console() {
-            io.attach_console(console)?;
-        }
+        let pidfd = match adopt(&container, &io, &pid_file) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                blocking(move || Ok(container.abandon()?)).await?;
+                return Err(error);
+            }
+        };
         let pid = container.pid();
-        let pidfd = container.pidfd().try_clone_to_owned().os("dup", "pidfd")?;
         let task = Arc::new(Task {
             init: Arc::new(Process::init(&request.id, streams, pid, io)),
             id: request.id.clone(),
@@ -474,7 +474,17 @@ impl Task {
     }
 }
 
-fn read_spec(bundle: &std::path::Path) -> Result<oci::Spec> {
+/// Takes charge of a container that has just been made: its terminal, its pid for `delete`, its exit.
+fn adopt(container: &Container, io: &Io, pid_file: &Path) -> Result<OwnedFd> {
+    if let Some(console) = container.take_console() {
+        io.attach_console(console)?;
+    }
+    let pid = container.pid().to_string();
+    fs::write(pid_file, pid).os("write", pid_file.display())?;
+    Ok(container.pidfd().try_clone_to_owned().os("dup", "pidfd")?)
+}
+
+fn read_spec(bundle: &Path) -> Result<oci::Spec> {
     let path = bundle.join("config.json");
     let json = fs::read(&path).os("read", path.display())?;
     serde_json::from_slice(&json)

@@ -8,11 +8,10 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 
-use super::init::{Go, Init};
+use super::init::Go;
 use super::maker::{self, Joins, Maker, Talk, open_proc};
 use super::mounts::{self, Context};
 use super::{Steps, data_roots, dev, kernfs, masks, root};
-use crate::data_roots::DataRoot;
 use crate::error::{OsContext, Result, StageFailure, Warning};
 use crate::idmap::{self, IdMap};
 use crate::plan::{NsSource, Plan, Process};
@@ -50,8 +49,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
 
     steps.run(Step::MountNs, private_mounts)?;
     let kmsg = take_fd(&request.fds, &mut fds, FdKind::Kmsg);
-    let (go, init_go) = none.run(Step::Spawn, Channel::pair)?;
-    let made = namespaces(channel, &proof, steps, &request, fds, init_go)?;
+    let (made, go) = namespaces(channel, &proof, steps, &request, fds)?;
     let userns = made.user.as_fd();
 
     // From here on new files belong to root inside; capabilities stay (kernel.md (a)).
@@ -60,10 +58,10 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     let mut rootfs = steps.run(Step::Rootfs, || {
         root::mount(&request.rootfs, &mount_point, userns)
     })?;
-    let mut data = Vec::new();
     if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut rootfs.layers) {
-        data = steps.run(Step::DataRoots, || {
-            data_roots::mount(&rootfs.dir, plan, overlay, layers, userns)
+        steps.run(Step::DataRoots, || {
+            let roots = data_roots::mount(&rootfs.dir, plan, overlay, layers, userns)?;
+            channel.send(&Message::DataRoots(roots))
         })?;
     }
     let root = &rootfs.dir;
@@ -101,15 +99,16 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     })?;
 
     steps.run(Step::Hooks, || {
-        report(channel, &made, warnings, data, &terminals)?;
+        report(channel, &made, warnings, &terminals)?;
         hooks(channel, plan, &go)
     })?;
     steps.run(Step::Pivot, || {
         rustix::process::fchdir(root).os("fchdir", "root file system")?;
         rustix::process::pivot_root(".", ".").os("pivot_root", mount_point.display())?;
-        unmount(".", UnmountFlags::DETACH).os("umount", "old root")?;
-        go.send(&Go::Pivoted)
-    })
+        unmount(".", UnmountFlags::DETACH).os("umount", "old root")
+    })?;
+    // The last act: from here on init speaks for the container.
+    none.run(Step::Pivot, || go.send(&Go::Pivoted))
 }
 
 /// An own mount namespace whose mounts still follow the host's: an unmount there must not be held
@@ -130,8 +129,7 @@ fn namespaces(
     steps: Steps,
     request: &InitRequest,
     mut fds: Vec<Option<OwnedFd>>,
-    go: Channel,
-) -> Result<Made, StageFailure> {
+) -> Result<(Made, Channel), StageFailure> {
     let plan = &request.plan;
     let mut take = |kind| take_fd(&request.fds, &mut fds, kind);
     let stdio = [
@@ -139,36 +137,31 @@ fn namespaces(
         take(FdKind::Stdout),
         take(FdKind::Stderr),
     ];
-    let (talk, proc) = steps.run(Step::Userns, || {
+    let (talk, go, proc) = steps.run(Step::Userns, || {
         let missing = || unexpected("a descriptor is missing");
         let (cgroup, leaf) = (
             take(FdKind::Cgroup).ok_or_else(missing)?,
             take(FdKind::Leaf).ok_or_else(missing)?,
         );
         let joins = Joins::open(&plan.namespaces, take(FdKind::Userns))?;
-        let init = Init {
-            channel,
-            go,
-            steps,
-            request,
-            stdio: &stdio,
-        };
         let maker = Maker {
             proof,
             steps,
             namespaces: &plan.namespaces,
             joins,
             leaf: leaf.as_fd(),
-            init,
+            channel,
+            request,
+            stdio: &stdio,
         };
-        let (pid, talk) = maker.spawn(cgroup.as_fd())?;
+        let (pid, talk, go) = maker.spawn(cgroup.as_fd())?;
         channel.send(&Message::Spawned { pid })?;
         let proc = open_proc(pid)?;
         if let Some(idmap) = &request.idmap {
             maker::write_maps(&proc, idmap)?;
         }
         talk.send(&Talk::Mapped)?;
-        Ok((talk, proc))
+        Ok((talk, go, proc))
     })?;
     hear(&talk, |t| matches!(t, Talk::Unshared).then_some(()))?;
     let (idmap, user, net, ipc, uts, cgroup) = steps.run(Step::Namespaces, || {
@@ -206,7 +199,7 @@ fn namespaces(
         )
         .os("open", "ns/pid")
     })?;
-    Ok(Made {
+    let made = Made {
         pid,
         idmap,
         user,
@@ -215,7 +208,8 @@ fn namespaces(
         uts,
         cgroup,
         pid_ns,
-    })
+    };
+    Ok((made, go))
 }
 
 /// The next message of H, which `wanted` must know.
@@ -318,7 +312,6 @@ fn report(
     channel: &Channel,
     made: &Made,
     warnings: Vec<Warning>,
-    data_roots: Vec<DataRoot>,
     terminals: &dev::Terminals,
 ) -> Result<()> {
     let mut kinds = vec![FdKind::Devpts, FdKind::Userns];
@@ -333,7 +326,6 @@ fn report(
             pid: made.pid,
             idmap,
             warnings,
-            data_roots,
             fds: kinds,
         },
         &fds,

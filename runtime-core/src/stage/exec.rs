@@ -50,6 +50,10 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
             | maker::CLONE_NEWTIME;
         nix::sched::setns(&init, all).os("setns", "the container")?;
         let side = clone3(&proof, 0, Some(leaf.as_fd()), true).os("clone3", "exec'd process")?;
+        if let Side::Child = side {
+            // The shim may be gone; then nobody is there to be told.
+            let _ = channel.send(&Message::Born);
+        }
         Ok((init, side))
     })?;
     match side {
@@ -73,7 +77,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
             })?;
             let program = steps.run(Step::Setup, || security::Program::new(process))?;
             steps.run(Step::Security, || security::drop_privileges(process))?;
-            match steps.run(Step::Exec, || program.exec())? {}
+            match steps.last(Step::Exec, || program.exec())? {}
         }
     }
 }

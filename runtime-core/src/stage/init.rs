@@ -80,7 +80,7 @@ impl Init<'_> {
             )
         })?;
         steps.run(Step::Security, || security::drop_privileges(&plan.process))?;
-        Ok(steps.run(Step::Exec, || program.exec())?)
+        Ok(steps.last(Step::Exec, || program.exec())?)
     }
 
     fn wait_for_root(&self) -> Result<(), Option<StageFailure>> {

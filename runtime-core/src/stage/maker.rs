@@ -14,7 +14,7 @@ use super::init::Init;
 use crate::error::{OsContext, Result, StageFailure};
 use crate::idmap::{self, IdMap};
 use crate::plan::{Namespaces, NsSource};
-use crate::proto::{Channel, unexpected};
+use crate::proto::{Channel, InitRequest, Message, unexpected};
 use crate::reap::reap_blocking;
 use crate::step::Step;
 use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
@@ -90,35 +90,55 @@ pub(super) struct Maker<'a> {
     pub(super) joins: Joins,
     /// cgroup that init is born in.
     pub(super) leaf: BorrowedFd<'a>,
-    pub(super) init: Init<'a>,
+    pub(super) channel: &'a Channel,
+    pub(super) request: &'a InitRequest,
+    pub(super) stdio: &'a [Option<OwnedFd>; 3],
 }
 
 impl Maker<'_> {
-    /// Starts H: in a new user namespace and born in `cgroup`, as a child of the shim. Returns its
-    /// host pid to S; H itself never returns.
-    pub(super) fn spawn(self, cgroup: BorrowedFd<'_>) -> Result<(i32, Channel)> {
+    /// Starts H: in a new user namespace and born in `cgroup`, as a child of the shim. Returns to S
+    /// its host pid and the channels to it and to init; H itself never returns.
+    pub(super) fn spawn(self, cgroup: BorrowedFd<'_>) -> Result<(i32, Channel, Channel)> {
         let new_user = if self.joins.user.is_none() {
             libc::CLONE_NEWUSER
         } else {
             0
         };
         let (ours, theirs) = Channel::pair()?;
+        let (go, init_go) = Channel::pair()?;
         match clone3(self.proof, new_user, Some(cgroup), true)
             .os("clone3", "maker of namespaces")?
         {
-            Side::Parent(pid) => Ok((pid.as_raw(), ours)),
+            Side::Parent(pid) => Ok((pid.as_raw(), ours, go)),
             Side::Child => {
-                drop(ours);
-                let made = self.make(&theirs);
-                if let Err(failure) = &made {
-                    let _ = theirs.send(&Talk::Failed(failure.clone()));
+                // The shim may be gone; then nobody is there to be told.
+                let _ = self.channel.send(&Message::Born);
+                // Whoever holds both ends of a channel never sees the other side's death.
+                drop((ours, go));
+                let init = Init {
+                    channel: self.channel,
+                    go: init_go,
+                    steps: self.steps,
+                    request: self.request,
+                    stdio: self.stdio,
+                };
+                match self.make(&theirs) {
+                    Ok(Side::Parent(_)) => exit(0),
+                    Ok(Side::Child) => {
+                        drop(theirs);
+                        init.run()
+                    }
+                    Err(failure) => {
+                        let _ = theirs.send(&Talk::Failed(failure));
+                        exit(1)
+                    }
                 }
-                exit(i32::from(made.is_err()))
             }
         }
     }
 
-    fn make(self, talk: &Channel) -> Result<(), StageFailure> {
+    /// H's work; returns in H, and in init with nothing of H's left to do.
+    fn make(self, talk: &Channel) -> Result<Side, StageFailure> {
         let (joins, namespaces) = (self.joins, self.namespaces);
         self.steps.run(Step::Namespaces, || {
             if let Some(user) = &joins.user {
@@ -147,19 +167,18 @@ impl Maker<'_> {
                 }
                 None => libc::CLONE_NEWPID,
             };
-            clone3(self.proof, new_pid, Some(self.leaf), true).os("clone3", "init")
+            let side = clone3(self.proof, new_pid, Some(self.leaf), true).os("clone3", "init")?;
+            if let Side::Child = side {
+                let _ = self.channel.send(&Message::Born);
+            }
+            Ok(side)
         })?;
-        match side {
-            Side::Parent(pid) => {
-                let pid = pid.as_raw();
-                self.steps
-                    .run(Step::Init, || talk.send(&Talk::Init { pid }))
-            }
-            Side::Child => {
-                drop(joins);
-                self.init.run()
-            }
+        if let Side::Parent(pid) = side {
+            let pid = pid.as_raw();
+            self.steps
+                .run(Step::Init, || talk.send(&Talk::Init { pid }))?;
         }
+        Ok(side)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Running a named step: errors name it, and a fault can be injected at it.
 
+use std::convert::Infallible;
+
 use crate::error::{Error, Result, StageFailure};
 use crate::step::Step;
 
@@ -32,6 +34,16 @@ impl Steps {
                 errno: error.errno(),
             },
         })
+    }
+
+    /// Runs the step that does not come back when it is done: a fault is injected in its stead.
+    pub(crate) fn last(
+        self,
+        step: Step,
+        act: impl FnOnce() -> Result<Infallible>,
+    ) -> Result<Infallible, StageFailure> {
+        self.run(step, || Ok(()))?;
+        self.run(step, act)
     }
 
     /// The same in the shim, where the error keeps its kind.

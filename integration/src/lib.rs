@@ -10,6 +10,7 @@
 //! | [`kernel_log`] | what the kernel complained about |
 //! | [`leak`] | what a test left behind |
 //! | [`pool`] | nodes that tests borrow |
+//! | [`shim_api`] | a shim driven through its ttrpc API |
 //! | [`process`] | commands with a deadline |
 //!
 //! Nothing here changes the host outside the cache directory, one cgroup per running node and the packages that
@@ -24,3 +25,4 @@ pub mod leak;
 pub mod node;
 pub mod pool;
 pub mod process;
+pub mod shim_api;

@@ -1,0 +1,62 @@
+//! What is left after faults, kills and many containers at once: nothing.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `SYSBOX_KILL_CYCLES` | cycles with a kill (60; the full walk is 300) |
+//! | `SYSBOX_KILL_SEED` | seed of the random moments, as a failed run printed it |
+
+mod faults;
+mod kills;
+mod lives;
+mod watch;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use integration::host;
+use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
+
+type Case = (&'static str, fn() -> Result<()>);
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each fills the machine, and their times count.
+    arguments.test_threads = Some(1);
+    let cases: [Case; 7] = [
+        ("faults::every_step", faults::every_step),
+        ("kills::with_containerd", kills::with_containerd),
+        ("kills::without_containerd", kills::without_containerd),
+        ("lives::streams", lives::streams),
+        ("lives::frozen", lives::frozen),
+        ("lives::many", lives::containers),
+        ("lives::a_hung_create_blocks_nobody", lives::hung_create),
+    ];
+    let trials = cases
+        .into_iter()
+        .map(|(name, case)| Trial::ignorable_test(name, move || checked(case)))
+        .collect();
+    run(&arguments, trials).exit_code()
+}
+
+fn checked(case: fn() -> Result<()>) -> Result<Completion, Failed> {
+    if let Some(obstacle) =
+        host::obstacle().or_else(|| host::shim().err().map(|e| format!("{e:#}")))
+    {
+        return if host::strict() {
+            Err(obstacle.into())
+        } else {
+            Ok(Completion::ignored_with(obstacle))
+        };
+    }
+    case()
+        .map(|()| Completion::Completed)
+        .map_err(|error| format!("{error:#}").into())
+}
+
+/// A number from the environment.
+fn number(variable: &str, default: u64) -> Result<u64> {
+    match std::env::var(variable) {
+        Ok(text) => Ok(text.parse()?),
+        Err(_) => Ok(default),
+    }
+}

@@ -92,7 +92,12 @@ pub(crate) fn is_alive(path: &Path) -> bool {
     if stream.set_read_timeout(Some(MOMENT)).is_err() {
         return true;
     }
-    matches!(stream.read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    loop {
+        match stream.read(&mut [0]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            read => return matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock),
+        }
+    }
 }
 
 /// Removes the socket; one that is gone already is fine.
@@ -170,15 +175,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sock");
         assert!(!is_alive(&path));
-        let listener = UnixListener::bind(&path).unwrap();
-        assert!(is_alive(&path), "it only does not answer");
-        let dying = std::thread::scope(|scope| {
-            let asking = scope.spawn(|| is_alive(&path));
-            std::thread::sleep(Duration::from_millis(100));
-            drop(listener);
-            asking.join().unwrap()
-        });
-        assert!(!dying);
+        let dies_when_closed = || {
+            remove(&path).unwrap();
+            let listener = UnixListener::bind(&path).unwrap();
+            assert!(is_alive(&path), "it only does not answer");
+            std::thread::scope(|scope| {
+                let asking = scope.spawn(|| is_alive(&path));
+                std::thread::sleep(Duration::from_millis(100));
+                drop(listener);
+                !asking.join().unwrap()
+            })
+        };
+        // A child of another test has the listener, too, until its exec: one time of several that does not happen.
+        assert!((0..5).any(|_| dies_when_closed()));
     }
 
     #[test]

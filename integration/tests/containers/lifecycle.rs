@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use integration::image::Image;
 use integration::node::DEADLINE;
 
-use crate::bed::{ANY, Bed, Case, Container, Runtime};
+use crate::bed::{ANY, Bed, Case, Container, OURS, Runtime};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("kill_and_delete", ANY, kill_and_delete),
@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("stopped_task_starts_again", ANY, starts_again),
     Case::new("orphans_are_reaped", ANY, orphans),
     Case::new("containerd_restart", ANY, containerd_restart),
+    Case::new("exit_during_containerd_restart", OURS, exit_during_restart),
 ];
 
 fn kill_and_delete(bed: &Bed<'_>) -> Result<()> {
@@ -221,4 +222,16 @@ fn containerd_restart(bed: &Bed<'_>) -> Result<()> {
     );
     container.exec(&["/probe", "exit", "6"])?.exits(6)?;
     container.remove()
+}
+
+/// runc's shim has no process to show for a stopped task, and containerd takes it for a leak.
+fn exit_during_restart(bed: &Bed<'_>) -> Result<()> {
+    let script = ["/bin/sh", "-c", "sleep 1; exit 7"];
+    let container = bed.detached(&[], Image::Busybox, &script)?;
+    bed.node.kill_containerd("KILL")?;
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    bed.node.start_containerd()?;
+    container.reaches("STOPPED")?;
+    ensure!(container.delete_task()? == 7, "the exit status was lost");
+    container.delete_container()
 }

@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("terminal", ANY, terminal),
     Case::new("null_io", ANY, null_io),
     Case::new("log_file", ANY, log_file),
+    Case::new("log_program", ANY, log_program),
 ];
 
 /// More than the pipes between container and client hold together.
@@ -118,6 +119,35 @@ fn null_io(bed: &Bed<'_>) -> Result<()> {
     container.reaches("STOPPED")?;
     ensure!(container.delete_task()? == 5, "another exit status than 5");
     container.delete_container()
+}
+
+fn log_program(bed: &Bed<'_>) -> Result<()> {
+    // 3 is stdout, 4 is stderr, closing 5 says that it is ready.
+    let script = "exec 5>&-; env >/srv/log; cat <&3 >>/srv/log & cat <&4 >>/srv/log & wait";
+    let encoded = script
+        .replace('&', "%26")
+        .replace(';', "%3B")
+        .replace(' ', "+");
+    let container = bed.detached(
+        &["--log-uri", &format!("binary:///bin/sh?-c={encoded}")],
+        Image::Busybox,
+        &["/bin/sh", "-c", "echo out; echo err >&2"],
+    )?;
+    container.reaches("STOPPED")?;
+    let id = container.id.clone();
+    container.remove()?;
+    let log = bed.node.shell("cat /srv/log; rm /srv/log")?.ok()?.stdout;
+    ensure!(log.contains("out\n") && log.contains("err\n"), "{log}");
+    ensure!(
+        log.contains(&format!("CONTAINER_ID={id}\n"))
+            && log.contains("CONTAINER_NAMESPACE=default\n"),
+        "{log}"
+    );
+    ensure!(
+        !log.contains("TTRPC_ADDRESS"),
+        "it has these two only: {log}"
+    );
+    Ok(())
 }
 
 fn log_file(bed: &Bed<'_>) -> Result<()> {

@@ -28,20 +28,20 @@ B=docker.io/library/busybox:latest
 t "ctr run, runc" $C run --rm --cpu-shares 0 $B c1 echo ok
 t "ctr run, crun" $C run --rm --cpu-shares 0 --runc-binary crun $B c2 echo ok
 t "ctr run --privileged" $C run --rm --cpu-shares 0 --privileged $B c3 echo ok
-t "ctr run in a user namespace" $C run --rm --cpu-shares 0 --uidmap 0:1000:1000 --gidmap 0:1000:1000 $B c4 cat /proc/self/uid_map
-t "ctr run --remap-labels" $C run --rm --cpu-shares 0 --snapshotter overlayfs --remap-labels --uidmap 0:1000:1000 --gidmap 0:1000:1000 $B c5 cat /proc/self/uid_map
+t "ctr run in a user namespace" $C run --rm --cpu-shares 0 --uidmap 0:1000:65536 --gidmap 0:1000:65536 $B c4 cat /proc/self/uid_map
+t "ctr run --remap-labels" $C run --rm --cpu-shares 0 --snapshotter overlayfs --remap-labels --uidmap 0:1000:65536 --gidmap 0:1000:65536 $B c5 cat /proc/self/uid_map
 
 t "podman load" podman load -i /root/busybox.tar
 # This host may have no pids controller for it: its default limit would be refused.
 P="podman run --rm --pids-limit 0"
 t "podman run" $P busybox echo ok
 t "podman run, runc" podman --runtime runc run --rm --pids-limit 0 busybox echo ok
-t "podman run --uidmap" $P --uidmap 0:1000:1000 busybox cat /proc/self/uid_map
+t "podman run --uidmap" $P --uidmap 0:1000:65536 busybox cat /proc/self/uid_map
 t "podman run --privileged" $P --privileged busybox true
 t "podman run --systemd always" $P --systemd=always busybox true
 t "podman published port" sh -c 'podman run -d --pids-limit 0 --name w -p 8081:80 busybox sh -c "mkdir /www; echo podweb >/www/i; httpd -f -p 80 -h /www"; sleep 1; curl -sS -m 4 http://127.0.0.1:8081/i | grep podweb; r=$?; podman rm -f -t 0 w; exit $r'
 printf 'FROM busybox\nRUN echo built >/built && chown 5:6 /built\nCMD stat -c %%u:%%g /built\n' >/root/Containerfile
-t "podman build" podman build -t pb -f /root/Containerfile /root/ctx
+t "podman build" podman build --network none -t pb -f /root/Containerfile /root/ctx
 t "podman run of what was built" sh -c "[ \$($P pb) = 5:6 ]"
 useradd -m u1 && cp /root/busybox.tar /home/u1/ && chown u1 /home/u1/busybox.tar
 loginctl enable-linger u1
@@ -56,8 +56,8 @@ t "crun run" crun run r2
 cd /root
 docker import /root/bb.tar bb >/dev/null
 t "dockerd in a privileged inner container" sh -ec '
-    docker run -d --privileged --name inner --cgroupns private -v inner:/var/lib/docker -v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro -v /root:/images:ro bb sh -c "rm -rf /bin /sbin; ln -s usr/bin /bin; ln -s usr/sbin /sbin; ln -s usr/lib /lib; ln -s usr/lib64 /lib64; exec /usr/sbin/dockerd >/log 2>&1"
+    docker run -d --privileged --name inner --cgroupns private -v inner:/var/lib/docker -v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro -v /root:/images:ro bb sh -c "ln -s usr/lib /lib; ln -s usr/lib64 /lib64; export PATH=/usr/sbin:/usr/bin; exec /usr/sbin/dockerd"
     i=0; until docker exec inner /usr/bin/docker info >/dev/null 2>&1 || [ $i -ge 100 ]; do sleep 0.2; i=$((i + 1)); done
-    docker exec inner /usr/bin/docker import /images/bb.tar bb; docker exec inner /usr/bin/docker run --rm bb echo innermost | grep innermost'
+    docker exec inner /usr/bin/docker import /images/bb.tar bb; docker exec inner /usr/bin/docker run --rm bb echo innermost | grep innermost || { docker logs inner | tail -n 3; exit 1; }'
 docker rm -fv inner >/dev/null
 echo done

@@ -20,7 +20,8 @@ const BOOT: Duration = Duration::from_secs(60);
 
 /// A container of `image` whose systemd has come up without a failed unit.
 pub(crate) fn booted<'b>(bed: &'b Bed<'b>, image: Image) -> Result<Container<'b>> {
-    let container = bed.detached(&["--null-io"], image, &[])?;
+    // As Docker and Kubernetes have it by default: sudo and newuidmap work inside. ctr alone sets no_new_privs.
+    let container = bed.detached(&["--null-io", "--allow-new-privs"], image, &[])?;
     let begin = Instant::now();
     let mut state = String::new();
     while begin.elapsed() < BOOT {

@@ -56,7 +56,7 @@ t "crun run" crun run r2
 cd /root
 docker import /root/bb.tar bb >/dev/null
 t "dockerd in a privileged inner container" sh -ec '
-    docker run -d --privileged --name inner --cgroupns private -v inner:/var/lib/docker -v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro -v /root:/images:ro bb sh -c "ln -s usr/lib /lib; ln -s usr/lib64 /lib64; export PATH=/usr/sbin:/usr/bin; exec /usr/sbin/dockerd"
+    docker run -d --privileged --name inner --cgroupns private -v inner:/var/lib/docker -v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro -v /root:/images:ro bb /bin/sh -c "ln -s usr/lib /lib; ln -s usr/lib64 /lib64; export PATH=/usr/sbin:/usr/bin; exec /usr/sbin/dockerd"
     i=0; until docker exec inner /usr/bin/docker info >/dev/null 2>&1 || [ $i -ge 100 ]; do sleep 0.2; i=$((i + 1)); done
     docker exec inner /usr/bin/docker import /images/bb.tar bb; docker exec inner /usr/bin/docker run --rm bb echo innermost | grep innermost || { docker logs inner | tail -n 3; exit 1; }'
 docker rm -fv inner >/dev/null

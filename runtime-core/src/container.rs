@@ -25,7 +25,7 @@ use crate::reap::{reap_blocking, send_signal};
 use crate::record::Record;
 use crate::rootfs::{self, RootfsSource};
 use crate::stage::{self, Steps};
-use crate::stage_process::{self, Fds};
+use crate::stage_process::{self, Children, Fds};
 use crate::step::Step;
 use crate::{fault, limits, ranges};
 
@@ -109,10 +109,19 @@ pub struct Container {
     devpts: OwnedFd,
     idmap: IdMap,
     console: Mutex<Option<OwnedFd>>,
-    /// The start gate: init waits at the other end, and dies if this one closes before `start`.
-    gate: Mutex<Option<Channel>>,
+    gate: Mutex<Option<Gate>>,
     warnings: Vec<Warning>,
     record: Record,
+}
+
+/// What ends at start.
+#[derive(Debug)]
+struct Gate {
+    /// Init waits at the other end, and dies if this one closes before `start`.
+    channel: Channel,
+    /// Makers that are exiting. The end of the stage's mount namespace waits for grace periods of RCU, so nobody waits
+    /// for the stage before init runs.
+    makers: Children,
 }
 
 /// What exec'd processes take from the container.
@@ -320,7 +329,10 @@ impl Container {
             devpts,
             idmap,
             console: Mutex::new(console),
-            gate: Mutex::new(Some(channel)),
+            gate: Mutex::new(Some(Gate {
+                channel,
+                makers: children,
+            })),
             warnings,
             record,
         })
@@ -363,12 +375,13 @@ impl Container {
                 state: "the container has been started".into(),
             });
         };
-        gate.send(&Message::Start)?;
-        match gate.recv::<Message>()? {
+        gate.channel.send(&Message::Start)?;
+        match gate.channel.recv::<Message>()? {
             None => {}
             Some((Message::Failed(failure), _)) => return Err(Error::Stage(failure)),
             Some((other, _)) => return Err(unexpected(&format!("{other:?} from init"))),
         }
+        gate.makers.finish()?;
         let state = state(&self.record, Status::Running, Some(self.pid), &self.bundle);
         Ok(hooks::run_all(
             "poststart",
@@ -424,6 +437,7 @@ impl Container {
         channel.send(&Message::Start)?;
         stage_process::executed(&channel, &mut children)?;
         let pidfd = children.release(pid)?;
+        children.finish()?;
         let console = terminal.map(|(master, _)| master);
         Ok(Exec {
             pid: pid.unsigned_abs(),

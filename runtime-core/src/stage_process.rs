@@ -44,18 +44,22 @@ impl Children {
         Ok(message)
     }
 
-    /// Waits for every child but `kept`, which have nothing more to do, and hands `kept` over.
-    pub(crate) fn release(mut self, kept: i32) -> Result<OwnedFd> {
+    /// Hands child `kept` over; the others stay.
+    pub(crate) fn release(&mut self, kept: i32) -> Result<OwnedFd> {
         let index = self
             .pidfds
             .iter()
             .position(|(pid, _)| *pid == kept)
             .ok_or_else(|| unexpected("unknown child"))?;
-        let (_, pidfd) = self.pidfds.swap_remove(index);
-        for (_, other) in std::mem::take(&mut self.pidfds) {
-            reap_blocking(other)?;
+        Ok(self.pidfds.swap_remove(index).1)
+    }
+
+    /// Waits for every child; they have nothing more to do.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        for (_, child) in std::mem::take(&mut self.pidfds) {
+            reap_blocking(child)?;
         }
-        Ok(pidfd)
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 use super::init::Go;
 use super::maker::{self, Joins, Maker, Talk, open_proc};
 use super::mounts::{self, Context};
+use super::userns_fs::Makers;
 use super::{Steps, data_roots, dev, kernfs, masks, root};
 use crate::error::{OsContext, Result, StageFailure, Warning};
 use crate::idmap::{self, IdMap};
@@ -70,8 +71,17 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         let owner = dev::owner(&made.idmap, 0, 0)?;
         kernfs::mount(&proof, root, made.pid_ns.as_fd(), owner)
     })?;
+    let mut makers = Makers::default();
     let terminals = steps.run(Step::Dev, || {
-        dev::mount(&proof, root, plan, &made.idmap, userns, kmsg.as_ref())
+        dev::mount(
+            &proof,
+            root,
+            plan,
+            &made.idmap,
+            userns,
+            kmsg.as_ref(),
+            &mut makers,
+        )
     })?;
     let context = Context {
         proof: &proof,
@@ -82,7 +92,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         pid_ns: made.pid_ns.as_fd(),
         unmappable: request.unmappable_mount,
     };
-    warnings.extend(steps.run(Step::Mounts, || mounts::mount_all(&context))?);
+    warnings.extend(steps.run(Step::Mounts, || mounts::mount_all(&context, &mut makers))?);
     steps.run(Step::Mounts, || mounts::kernel_files(&context))?;
     steps.run(Step::Sysctl, || sysctls(plan))?;
     steps.run(Step::Masks, || {
@@ -107,8 +117,10 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         rustix::process::pivot_root(".", ".").os("pivot_root", mount_point.display())?;
         unmount(".", UnmountFlags::DETACH).os("umount", "old root")
     })?;
-    // The last act: from here on init speaks for the container.
-    none.run(Step::Pivot, || go.send(&Go::Pivoted))
+    // The last act that can fail: from here on init speaks for the container.
+    none.run(Step::Pivot, || go.send(&Go::Pivoted))?;
+    makers.finish();
+    Ok(())
 }
 
 /// An own mount namespace whose mounts still follow the host's: an unmount there must not be held

@@ -12,7 +12,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::fs::{self, PLAIN, option};
 use super::inroot::{self, Target};
-use super::userns_fs::tmpfs_contexts;
+use super::userns_fs::{Makers, tmpfs_contexts};
 use crate::error::{Error, OsContext, Result};
 use crate::idmap::IdMap;
 use crate::plan::{DeviceKind, DeviceNode, FsOption, Plan};
@@ -58,6 +58,7 @@ pub(super) fn mount(
     idmap: &IdMap,
     userns: BorrowedFd<'_>,
     kmsg: Option<&OwnedFd>,
+    makers: &mut Makers,
 ) -> Result<Terminals> {
     let (uid, gid) = owner(idmap, 0, 0)?;
     let tty = idmap.host_gid(TTY_GROUP).unwrap_or(gid);
@@ -119,7 +120,7 @@ pub(super) fn mount(
     )?;
     attach_dir(root, "/dev/mqueue", fs::new("mqueue", &[], PLAIN)?)?;
     if let Some(shm) = &plan.base.shm {
-        let contexts = tmpfs_contexts(proof, userns, std::slice::from_ref(shm))?;
+        let contexts = tmpfs_contexts(proof, userns, std::slice::from_ref(shm), makers)?;
         for context in contexts {
             let mount = fs::mount(&context, "tmpfs", PLAIN)?;
             own(&mount, uid, gid)?;

@@ -8,7 +8,7 @@ use rustix::mount::MountAttrFlags;
 
 use super::fs::{self, option};
 use super::inroot::{self, Target};
-use super::userns_fs::tmpfs_contexts;
+use super::userns_fs::{Makers, tmpfs_contexts};
 use super::{copy, dev, kernfs};
 use crate::config::OnUnmappable;
 use crate::error::{Error, OsContext, Result, Warning};
@@ -30,9 +30,9 @@ pub(super) struct Context<'a> {
 }
 
 /// Makes the spec's mounts in order; returns downgrades.
-pub(super) fn mount_all(context: &Context<'_>) -> Result<Vec<Warning>> {
+pub(super) fn mount_all(context: &Context<'_>, makers: &mut Makers) -> Result<Vec<Warning>> {
     let mut warnings = Vec::new();
-    let mut tmpfs = user_tmpfs(context)?.into_iter();
+    let mut tmpfs = user_tmpfs(context, makers)?.into_iter();
     for (index, mount) in context.plan.mounts.iter().enumerate() {
         let field = format!("mounts[] {}", mount.destination);
         let (tree, is_dir) = match &mount.kind {
@@ -87,7 +87,7 @@ pub(super) fn mount_all(context: &Context<'_>) -> Result<Vec<Warning>> {
 }
 
 /// Superblocks of all tmpfs of the spec, in order, by one process in the user namespace.
-fn user_tmpfs(context: &Context<'_>) -> Result<Vec<OwnedFd>> {
+fn user_tmpfs(context: &Context<'_>, makers: &mut Makers) -> Result<Vec<OwnedFd>> {
     let options: Vec<_> = context
         .plan
         .mounts
@@ -100,7 +100,7 @@ fn user_tmpfs(context: &Context<'_>) -> Result<Vec<OwnedFd>> {
     if options.is_empty() {
         Ok(Vec::new())
     } else {
-        tmpfs_contexts(context.proof, context.userns, &options)
+        tmpfs_contexts(context.proof, context.userns, &options, makers)
     }
 }
 

@@ -16,6 +16,21 @@ use crate::step::Step;
 use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
 use crate::sys::process::set_fs_ids;
 
+/// Makers of tmpfs that are exiting: the end of their mount namespaces waits for grace periods of RCU, so each is waited
+/// for when the container is made.
+#[derive(Debug, Default)]
+pub(super) struct Makers(Vec<OwnedFd>);
+
+impl Makers {
+    /// Waits for all of them, whose work has been received.
+    pub(super) fn finish(self) {
+        for maker in self.0 {
+            // Nobody is left to be told.
+            let _ = reap_blocking(maker);
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 enum Reply {
     Contexts,
@@ -32,6 +47,7 @@ pub(super) fn tmpfs_contexts(
     proof: &SingleThreaded,
     userns: BorrowedFd<'_>,
     options: &[Vec<FsOption>],
+    makers: &mut Makers,
 ) -> Result<Vec<OwnedFd>> {
     let (ours, theirs) = Channel::pair()?;
     match clone3(proof, 0, None, false).os("clone3", "maker of tmpfs")? {
@@ -55,7 +71,7 @@ pub(super) fn tmpfs_contexts(
             let pid =
                 rustix::process::Pid::from_raw(pid.as_raw()).ok_or_else(|| unexpected("pid 0"))?;
             let pidfd = pidfd_open(pid, PidfdFlags::empty()).os("pidfd_open", "maker of tmpfs")?;
-            reap_blocking(&pidfd)?;
+            makers.0.push(pidfd);
             match reply? {
                 Some((Reply::Contexts, fds)) if fds.len() == options.len() => Ok(fds),
                 Some((Reply::Failed(failure), _)) => Err(Error::Stage(failure)),

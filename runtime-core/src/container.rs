@@ -340,8 +340,9 @@ impl Container {
 
     /// Undoes create: for a caller that cannot keep the container, and whose init has not been reaped.
     pub fn abandon(self) -> Result<()> {
-        lock(&self.gate).take();
+        let gate = lock(&self.gate).take();
         self.cgroup.kill()?;
+        drop(gate);
         reap_blocking(&self.pidfd)?;
         self.delete().map(drop)
     }
@@ -545,9 +546,12 @@ impl Container {
     /// error.
     pub fn delete(&self) -> Result<Vec<Warning>> {
         let steps = Steps::new(fault::step(self.membership.pod().config()));
-        lock(&self.gate).take();
+        let gate = lock(&self.gate).take();
+        let killed = steps.here(Step::Kill, || self.cgroup.kill());
+        // Only now: it waits for init, which may be frozen.
+        drop(gate);
         let results = [
-            steps.here(Step::Kill, || self.cgroup.kill()),
+            killed,
             steps.here(Step::Capture, || self.capture()),
             steps.here(Step::RemoveCgroup, || self.cgroup.remove()),
             steps.here(Step::ReleaseRange, || self.membership.leave()),

@@ -21,8 +21,9 @@ use ttrpc::context;
 
 use crate::convert::timestamp;
 
-/// More than a busy pod makes while containerd restarts; beyond it the oldest are dropped, with a warning.
-const MAX_QUEUE: usize = 16 << 10;
+/// More than a busy pod makes while containerd restarts, or ten thousand execs as fast as they go while containerd is slow to
+/// take their events; beyond it the oldest are dropped, with a warning.
+const MAX_QUEUE: usize = 64 << 10;
 /// As containerd's own publisher.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_DELAY: Duration = Duration::from_millis(20);

@@ -258,8 +258,10 @@ fn clean_up(node: &Node, id: &str) -> Result<()> {
             // ctr forgets the fifos of an exec that could not be started.
             node.shell("rm -rf /run/containerd/fifo/*")?.ok()?;
             // The lease of a ctr whose containerd died under it keeps its snapshot for a day.
-            node.shell("for lease in $(ctr leases ls -q); do ctr leases delete --sync $lease; done")?
-                .ok()?;
+            node.shell(
+                "for lease in $(ctr leases ls -q); do ctr leases delete --sync $lease; done",
+            )?
+            .ok()?;
             return Ok(());
         }
         ensure!(

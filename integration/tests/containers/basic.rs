@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::bed::{ANY, Bed, Case};
+use crate::bed::{ANY, Bed, Case, OURS};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("run_true", ANY, run_true),
@@ -14,6 +14,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("layers", ANY, layers),
     Case::new("bind_mount", ANY, bind_mount),
     Case::new("host_name", ANY, host_name),
+    Case::new("check_runs_a_container", OURS, check),
 ];
 
 fn run_true(bed: &Bed<'_>) -> Result<()> {
@@ -124,6 +125,35 @@ fn host_name(bed: &Bed<'_>) -> Result<()> {
     ensure!(
         bed.node.exec(&["hostname"])?.ok()?.text() == bed.node.name(),
         "the node's host name changed"
+    );
+    Ok(())
+}
+
+fn check(bed: &Bed<'_>) -> Result<()> {
+    let check = |script: &str| bed.node.shell(script)?.ok();
+    let whole = check("containerd-shim-sysbox-v2 check")?;
+    ensure!(
+        whole
+            .stdout
+            .contains("container              made, run and removed on /var/lib/containerd\n"),
+        "{}",
+        whole.stdout
+    );
+    // One engine's layers on a file system without ID mapping: that one cannot, the other can.
+    let lacking = check(
+        "mkdir /var/lib/docker; mount -t ramfs none /var/lib/docker; containerd-shim-sysbox-v2 check; code=$?
+         ls -A /var/lib/docker /var/lib/containerd; umount /var/lib/docker; rmdir /var/lib/docker; exit $code",
+    )?;
+    ensure!(
+        lacking
+            .stdout
+            .contains("degraded  container              on /var/lib/docker: ")
+            && lacking
+                .stdout
+                .contains("needs a file system that can be ID-mapped")
+            && !lacking.stdout.contains("\n.sysbox-check"),
+        "{}",
+        lacking.stdout
     );
     Ok(())
 }

@@ -68,14 +68,23 @@ fn commit(bed: &Bed<'_>) -> Result<()> {
     container.shell(
         "cd /root; echo text >user; chown 1000:1001 user; rm /layers/kept; mkdir -p /var/lib/docker; cd /var/lib/docker; echo inner >image; chown 5:6 image",
     )?;
+    // containerd's collector takes at any moment what nothing refers to: the image does, before they exist.
+    let image = Image::Busybox.reference();
+    let (view, committed) = (
+        "containerd.io/gc.ref.snapshot.overlayfs/view",
+        "containerd.io/gc.ref.snapshot.overlayfs/committed",
+    );
+    bed.ctr(&[
+        "images",
+        "label",
+        image,
+        &format!("{view}=view"),
+        &format!("{committed}=committed"),
+    ])?;
     stop(bed, &container)?;
     bed.ctr(&["snapshots", "commit", "committed", &container.id])?;
     bed.ctr(&["container", "delete", "--keep-snapshot", &container.id])?;
     bed.ctr(&["snapshots", "view", "view", "committed"])?;
-    // Nothing else refers to it: containerd's collector would take it away in the middle of the test.
-    for key in ["view", "committed"] {
-        bed.ctr(&["snapshots", "label", key, "containerd.io/gc.root=test"])?;
-    }
     bed.node
         .shell("mkdir /srv/committed; eval \"$(ctr snapshots mounts /srv/committed view)\"")?
         .ok()?;
@@ -104,6 +113,13 @@ fn commit(bed: &Bed<'_>) -> Result<()> {
         .shell("umount /srv/committed; rmdir /srv/committed")?
         .ok()?;
     bed.ctr(&["snapshots", "remove", "view", "committed"])?;
+    bed.ctr(&[
+        "images",
+        "label",
+        image,
+        &format!("{view}="),
+        &format!("{committed}="),
+    ])?;
     Ok(())
 }
 

@@ -51,7 +51,7 @@ impl Config {
             config = table
                 .clone()
                 .try_into()
-                .map_err(|e| Error::invalid(path.join("."), value, e.message()))?;
+                .map_err(|e| Error::invalid(dotted(&path), value, e.message()))?;
         }
         config.validate()?;
         Ok(config)
@@ -138,7 +138,7 @@ fn collect_leaves<'a>(
             (None, value) => {
                 let names: Vec<&str> = known.keys().map(String::as_str).collect();
                 return Err(Error::invalid(
-                    path.join("."),
+                    dotted(&path),
                     value,
                     format!("no such key; here are {}", names.join(", ")),
                 ));
@@ -146,6 +146,22 @@ fn collect_leaves<'a>(
         }
     }
     Ok(())
+}
+
+/// The key as TOML writes it: what is no bare key is quoted, so that an empty one is seen.
+fn dotted(path: &[&str]) -> String {
+    let bare = |key: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        !key.is_empty() && key.chars().all(plain)
+    };
+    let quoted = path.iter().map(|key| {
+        if bare(key) {
+            (*key).to_owned()
+        } else {
+            format!("{key:?}")
+        }
+    });
+    quoted.collect::<Vec<_>>().join(".")
 }
 
 /// Puts `value` at `path`, whose parents exist.
@@ -278,6 +294,10 @@ mod tests {
             (
                 "[ids]\nfrist = 7",
                 "ids.frist: 7: no such key; here are count, first, per-pod",
+            ),
+            (
+                "[ids]\n\"\" = 7",
+                "ids.\"\": 7: no such key; here are count, first, per-pod",
             ),
             (
                 "[ids]\nfirst = -1",

@@ -107,7 +107,7 @@ fn deny_all() -> DeviceRule {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::finding::Status;
     use super::*;
 
     #[test]

@@ -228,7 +228,7 @@ pub(super) fn number(path: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::finding::Status;
     use super::*;
 
     #[test]

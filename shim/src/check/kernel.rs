@@ -227,7 +227,7 @@ pub(super) fn state_dir(dir: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::finding::Status;
     use super::*;
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod cgroup;
 mod command;
+mod container;
 mod finding;
 mod host;
 mod kernel;
@@ -21,8 +22,6 @@ use runtime_core::error::OsContext;
 use crate::error::{Error, Result};
 use crate::flags::Flags;
 use finding::Finding;
-#[cfg(test)]
-use finding::Status;
 
 /// Runs every probe under the configuration that `flags` name and prints what they found. The code is 1 where containers
 /// cannot run here.
@@ -77,5 +76,6 @@ fn probe(config_path: &Path) -> Vec<Finding> {
         host::containerd(),
         host::installed(),
     ]);
+    findings.extend(container::whole(&config));
     findings
 }

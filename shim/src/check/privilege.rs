@@ -95,7 +95,7 @@ fn effective(status: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::finding::Status;
     use super::*;
 
     #[test]

@@ -8,7 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use anyhow::{Context, Result, ensure};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use crate::bed::{Bed, Shim, soon, words};
+use integration::shim_api::{soon, words};
+
+use crate::bed::{Bed, Shim};
 
 const CLIENTS: usize = 8;
 const EXECS: usize = 10_000;
@@ -29,11 +31,11 @@ async fn ten_thousand_execs_over_eight_clients() -> Result<()> {
             for n in (n..EXECS).step_by(CLIENTS) {
                 let (id, code) = (format!("e{n}"), n % 251);
                 let script = format!("exit {code}");
-                let request = shim.exec_request(&id, &["/bin/sh", "-c", &script]);
+                let request = shim.task.exec_request(&id, &["/bin/sh", "-c", &script]);
                 client.exec(soon(), &request).await.context(n)?;
-                let pid = shim.start(&client, &id).await.context(n)?;
-                let status = shim.wait(&client, &id).await.context(n)?;
-                let deleted = shim.delete(&client, &id).await.context(n)?;
+                let pid = shim.task.start(&client, &id).await.context(n)?;
+                let status = shim.task.wait(&client, &id).await.context(n)?;
+                let deleted = shim.task.delete(&client, &id).await.context(n)?;
                 ensure!(
                     status as usize == code && deleted.exit_status == status,
                     "{n}: {status}"
@@ -89,10 +91,10 @@ async fn fifty_containers_at_once() -> Result<()> {
     for (n, shim) in shims.into_iter().enumerate() {
         running.spawn(async move {
             let client = shim.client().await?;
-            client.create(soon(), &shim.create_request()).await?;
-            shim.start(&client, "").await?;
-            ensure!(shim.wait(&client, "").await? as usize == n);
-            ensure!(shim.delete(&client, "").await?.exit_status as usize == n);
+            client.create(soon(), &shim.task.create_request()).await?;
+            shim.task.start(&client, "").await?;
+            ensure!(shim.task.wait(&client, "").await? as usize == n);
+            ensure!(shim.task.delete(&client, "").await?.exit_status as usize == n);
             shim.shutdown(&client).await
         });
     }
@@ -132,12 +134,12 @@ async fn a_hundred_megabytes_each_way_in_little_memory() -> Result<()> {
         .read(true)
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
         .open(fifo("out"))?;
-    let mut request = shim.create_request();
+    let mut request = shim.task.create_request();
     request.stdin = "/run/api/bulk/in".into();
     request.stdout = "/run/api/bulk/out".into();
     client.create(soon(), &request).await?;
     let writer = OpenOptions::new().write(true).open(fifo("in"))?;
-    shim.start(&client, "").await?;
+    shim.task.start(&client, "").await?;
     let pid = shim.pid().await?;
     let before = peak(&bed, pid)?;
 
@@ -147,19 +149,19 @@ async fn a_hundred_megabytes_each_way_in_little_memory() -> Result<()> {
     client.close_io(soon(), &close_stdin(&shim)).await?;
     ensure!(reading.await?? == BYTES);
     ensure!(
-        shim.wait(&client, "").await? == 0,
+        shim.task.wait(&client, "").await? == 0,
         "cat saw the end of its input"
     );
     let grown = peak(&bed, pid)?.saturating_sub(before);
     ensure!(grown < 512, "the shim has grown by {grown} KiB");
-    shim.delete(&client, "").await?;
+    shim.task.delete(&client, "").await?;
     shim.shutdown(&client).await?;
     bed.settled()
 }
 
 fn close_stdin(shim: &Shim) -> containerd_shim_protos::api::CloseIORequest {
     containerd_shim_protos::api::CloseIORequest {
-        id: shim.id.clone(),
+        id: shim.task.id.clone(),
         stdin: true,
         ..containerd_shim_protos::api::CloseIORequest::default()
     }

@@ -5,7 +5,9 @@ use containerd_shim_protos::api::{PauseRequest, PidsRequest, ResumeRequest, Stat
 use containerd_shim_protos::shim_async::TaskClient;
 use ttrpc::{Code, context};
 
-use crate::bed::{Bed, Shim, soon, words};
+use integration::shim_api::{soon, words};
+
+use crate::bed::{Bed, Shim};
 
 fn code<T>(result: ttrpc::Result<T>) -> Code {
     match result {
@@ -22,7 +24,7 @@ fn refusal<T>(result: ttrpc::Result<T>) -> Result<String> {
 
 async fn status(shim: &Shim, client: &TaskClient, exec: &str) -> Result<Status> {
     let request = StateRequest {
-        id: shim.id.clone(),
+        id: shim.task.id.clone(),
         exec_id: exec.into(),
         ..StateRequest::default()
     };
@@ -37,23 +39,23 @@ async fn a_life() -> Result<()> {
     };
     let shim = bed.shim("life", &["/bin/sleep", "100000"]).await?;
     let client = shim.client().await?;
-    client.create(soon(), &shim.create_request()).await?;
-    ensure!(code(client.create(soon(), &shim.create_request()).await) == Code::ALREADY_EXISTS);
+    client.create(soon(), &shim.task.create_request()).await?;
+    ensure!(code(client.create(soon(), &shim.task.create_request()).await) == Code::ALREADY_EXISTS);
     ensure!(status(&shim, &client, "").await? == Status::CREATED);
-    shim.start(&client, "").await?;
+    shim.task.start(&client, "").await?;
     ensure!(status(&shim, &client, "").await? == Status::RUNNING);
-    ensure!(code(shim.start(&client, "").await) == Code::UNKNOWN);
-    ensure!(code(shim.delete(&client, "").await) == Code::UNKNOWN);
+    ensure!(code(shim.task.start(&client, "").await) == Code::UNKNOWN);
+    ensure!(code(shim.task.delete(&client, "").await) == Code::UNKNOWN);
 
-    let exec = |id: &str| shim.exec_request(id, &["/bin/sleep", "100000"]);
+    let exec = |id: &str| shim.task.exec_request(id, &["/bin/sleep", "100000"]);
     client.exec(soon(), &exec("e")).await?;
     ensure!(code(client.exec(soon(), &exec("e")).await) == Code::ALREADY_EXISTS);
-    ensure!(code(shim.kill(&client, "e", 9).await) == Code::FAILED_PRECONDITION);
+    ensure!(code(shim.task.kill(&client, "e", 9).await) == Code::FAILED_PRECONDITION);
     ensure!(status(&shim, &client, "e").await? == Status::CREATED);
-    let pid = shim.start(&client, "e").await?;
-    ensure!(code(shim.delete(&client, "e").await) == Code::UNKNOWN);
+    let pid = shim.task.start(&client, "e").await?;
+    ensure!(code(shim.task.delete(&client, "e").await) == Code::UNKNOWN);
     let pids = PidsRequest {
-        id: shim.id.clone(),
+        id: shim.task.id.clone(),
         ..PidsRequest::default()
     };
     let processes = client.pids(soon(), &pids).await?.processes;
@@ -62,11 +64,11 @@ async fn a_life() -> Result<()> {
     ensure!(processes.iter().filter(named).map(|p| p.pid).eq([pid]));
 
     let pause = PauseRequest {
-        id: shim.id.clone(),
+        id: shim.task.id.clone(),
         ..PauseRequest::default()
     };
     let resume = ResumeRequest {
-        id: shim.id.clone(),
+        id: shim.task.id.clone(),
         ..ResumeRequest::default()
     };
     ensure!(code(client.resume(soon(), &resume).await) == Code::UNKNOWN);
@@ -78,26 +80,26 @@ async fn a_life() -> Result<()> {
     client.resume(soon(), &resume).await?;
 
     // A realtime signal is a signal, too: systemd's own.
-    shim.kill(&client, "e", 37).await?;
-    ensure!(shim.wait(&client, "e").await? == 128 + 37);
+    shim.task.kill(&client, "e", 37).await?;
+    ensure!(shim.task.wait(&client, "e").await? == 128 + 37);
     ensure!(status(&shim, &client, "e").await? == Status::STOPPED);
-    ensure!(code(shim.kill(&client, "e", 9).await) == Code::NOT_FOUND);
-    shim.delete(&client, "e").await?;
-    ensure!(code(shim.wait(&client, "e").await) == Code::NOT_FOUND);
+    ensure!(code(shim.task.kill(&client, "e", 9).await) == Code::NOT_FOUND);
+    shim.task.delete(&client, "e").await?;
+    ensure!(code(shim.task.wait(&client, "e").await) == Code::NOT_FOUND);
 
     client.exec(soon(), &exec("last")).await?;
-    shim.start(&client, "last").await?;
-    shim.kill(&client, "", 9).await?;
-    ensure!(shim.wait(&client, "").await? == 137);
-    ensure!(code(shim.kill(&client, "", 9).await) == Code::NOT_FOUND);
-    ensure!(code(shim.start(&client, "last").await) == Code::UNKNOWN);
+    shim.task.start(&client, "last").await?;
+    shim.task.kill(&client, "", 9).await?;
+    ensure!(shim.task.wait(&client, "").await? == 137);
+    ensure!(code(shim.task.kill(&client, "", 9).await) == Code::NOT_FOUND);
+    ensure!(code(shim.task.start(&client, "last").await) == Code::UNKNOWN);
     let processes = client.pids(soon(), &pids).await?.processes;
     ensure!(
         processes.len() == 1,
         "a stopped task shows its init: {processes:?}"
     );
-    shim.delete(&client, "").await?;
-    ensure!(code(shim.delete(&client, "").await) == Code::NOT_FOUND);
+    shim.task.delete(&client, "").await?;
+    ensure!(code(shim.task.delete(&client, "").await) == Code::NOT_FOUND);
     shim.shutdown(&client).await?;
     let told = bed.events.until("life", "delete").await?;
     let expected = [
@@ -127,26 +129,26 @@ async fn a_start_that_fails() -> Result<()> {
     let client = shim.client().await?;
     shim.run(&client).await?;
     client
-        .exec(soon(), &shim.exec_request("e", &["/bin/nosuch"]))
+        .exec(soon(), &shim.task.exec_request("e", &["/bin/nosuch"]))
         .await?;
     let waiting = tokio::spawn({
         let (shim, client) = (shim.clone(), shim.client().await?);
-        async move { shim.wait(&client, "e").await }
+        async move { shim.task.wait(&client, "e").await }
     });
-    let error = refusal(shim.start(&client, "e").await)?;
+    let error = refusal(shim.task.start(&client, "e").await)?;
     ensure!(
         error.to_lowercase().contains("no such file or directory"),
         "{error}"
     );
     ensure!(waiting.await?? == 255);
     ensure!(status(&shim, &client, "e").await? == Status::CREATED);
-    shim.delete(&client, "e").await?;
+    shim.task.delete(&client, "e").await?;
     shim.end(&client).await?;
 
     let shim = bed.shim("bad", &["/bin/nosuch"]).await?;
     let client = shim.client().await?;
-    let failed = match client.create(soon(), &shim.create_request()).await {
-        Ok(_) => shim.start(&client, "").await.map(drop),
+    let failed = match client.create(soon(), &shim.task.create_request()).await {
+        Ok(_) => shim.task.start(&client, "").await.map(drop),
         Err(error) => Err(error),
     };
     let error = refusal(failed)?;
@@ -155,7 +157,7 @@ async fn a_start_that_fails() -> Result<()> {
         "{error}"
     );
     // Whichever of the two failed, this is how containerd goes on.
-    let deleted = code(shim.delete(&client, "").await);
+    let deleted = code(shim.task.delete(&client, "").await);
     ensure!(matches!(deleted, Code::OK | Code::NOT_FOUND), "{deleted:?}");
     shim.shutdown(&client).await?;
     bed.settled()
@@ -168,8 +170,8 @@ async fn a_created_container_is_deleted() -> Result<()> {
     };
     let shim = bed.shim("made", &["/bin/true"]).await?;
     let client = shim.client().await?;
-    client.create(soon(), &shim.create_request()).await?;
-    ensure!(shim.delete(&client, "").await?.exit_status == 137);
+    client.create(soon(), &shim.task.create_request()).await?;
+    ensure!(shim.task.delete(&client, "").await?.exit_status == 137);
     shim.shutdown(&client).await?;
     let told = bed.events.until("made", "delete").await?;
     ensure!(words(&told) == ["create", "exit", "delete"], "{told:?}");
@@ -184,7 +186,7 @@ async fn a_client_that_gives_up_changes_nothing() -> Result<()> {
     let shim = bed.shim("left", &["/bin/sleep", "100000"]).await?;
     let hurried = || context::with_timeout(1_000_000);
     let client = shim.client().await?;
-    let created = client.create(hurried(), &shim.create_request()).await;
+    let created = client.create(hurried(), &shim.task.create_request()).await;
     ensure!(created.is_err(), "one millisecond is not enough");
     drop(client);
     bed.events.until("left", "create").await?;
@@ -203,10 +205,10 @@ async fn a_client_that_gives_up_changes_nothing() -> Result<()> {
     // What containerd does after a create that took too long.
     let shim = bed.shim("gone", &["/bin/sleep", "100000"]).await?;
     let client = shim.client().await?;
-    let _ = client.create(hurried(), &shim.create_request()).await;
+    let _ = client.create(hurried(), &shim.task.create_request()).await;
     drop(client);
     let client = shim.client().await?;
-    let deleted = code(shim.delete(&client, "").await);
+    let deleted = code(shim.task.delete(&client, "").await);
     ensure!(matches!(deleted, Code::OK | Code::NOT_FOUND), "{deleted:?}");
     shim.shutdown(&client).await?;
     bed.settled()
@@ -227,9 +229,7 @@ async fn a_pod_outlives_its_first_container_and_dies_with_its_shim() -> Result<(
     }
     ensure!(members[0].socket == members[2].socket, "one shim");
     let client = members[1].client().await?;
-    members[1].kill(&client, "", 9).await?;
-    members[1].wait(&client, "").await?;
-    members[1].delete(&client, "").await?;
+    members[1].task.end(&client).await?;
     std::fs::remove_dir_all(bed.node.path("/run/api/a"))?;
     let shutdown = containerd_shim_protos::api::ShutdownRequest::new();
     client.shutdown(soon(), &shutdown).await?;

@@ -210,6 +210,12 @@ impl Container<'_> {
         self.bed.node.task_exec(&self.id, options, words)
     }
 
+    /// The words of `ctr task exec --tty`.
+    pub(crate) fn tty_words<'w>(&'w self, words: &[&'w str]) -> Vec<&'w str> {
+        let ctr = ["ctr", "task", "exec", "--tty", "--exec-id", "t", &self.id];
+        [&ctr, words].concat()
+    }
+
     /// `ctr task exec` to its end.
     pub(crate) fn exec(&self, words: &[&str]) -> Result<Output> {
         process::run(&mut self.exec_command(&[], words), b"", DEADLINE)
@@ -226,29 +232,26 @@ impl Container<'_> {
             .to_owned())
     }
 
-    /// The column STATUS of `ctr task ls`; none once the task is deleted.
-    pub(crate) fn status(&self) -> Result<Option<String>> {
+    /// Column `index` of its row in `ctr task ls`; none once the task is deleted.
+    fn column(&self, index: usize) -> Result<Option<String>> {
         let list = self.bed.ctr(&["task", "ls"])?;
         let row = list
             .stdout
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())
             .find(|row| row.first() == Some(&self.id.as_str()));
-        Ok(row.and_then(|row| row.get(2).map(|status| (*status).to_owned())))
+        Ok(row.and_then(|row| row.get(index).map(|word| (*word).to_owned())))
+    }
+
+    /// Its status as `ctr task ls` has it; none once the task is deleted.
+    pub(crate) fn status(&self) -> Result<Option<String>> {
+        self.column(2)
     }
 
     /// The node's pid of its init.
     pub(crate) fn pid(&self) -> Result<i32> {
-        let list = self.bed.ctr(&["task", "ls"])?;
-        let row = list
-            .stdout
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>())
-            .find(|row| row.first() == Some(&self.id.as_str()));
-        let pid = row.and_then(|row| row.get(1).map(|pid| (*pid).to_owned()));
-        pid.context("the task is not listed")?
-            .parse()
-            .map_err(Into::into)
+        let pid = self.column(1)?.context("the task is not listed")?;
+        pid.parse().map_err(Into::into)
     }
 
     /// Waits until the task has this status.

@@ -70,14 +70,7 @@ fn under_systemd(bed: &Bed<'_>) -> Result<()> {
     ensure!(version.starts_with(expected), "docker {version}");
     rows::run(&container, SCRIPT, &known())?;
     container.shell("docker import -c 'CMD [\"sh\"]' /root/bb.tar bb")?;
-    let line = [
-        "ctr",
-        "task",
-        "exec",
-        "--tty",
-        "--exec-id",
-        "t",
-        &container.id,
+    let line = container.tty_words(&[
         "docker",
         "run",
         "--rm",
@@ -86,7 +79,7 @@ fn under_systemd(bed: &Bed<'_>) -> Result<()> {
         "sh",
         "-c",
         "test -t 0 && echo terminal; exit 3",
-    ];
+    ]);
     let (code, shown) = in_terminal(bed, &line, 80, 24)?;
     ensure!(
         code == 3 && shown.contains("terminal"),

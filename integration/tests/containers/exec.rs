@@ -90,18 +90,7 @@ fn user_and_cwd(bed: &Bed<'_>) -> Result<()> {
 fn terminal(bed: &Bed<'_>) -> Result<()> {
     let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
     let script = format!("{SIZE}; test -t 1 && echo terminal; exit 4");
-    let line = [
-        "ctr",
-        "task",
-        "exec",
-        "--tty",
-        "--exec-id",
-        "t",
-        &container.id,
-        "/bin/sh",
-        "-c",
-        &script,
-    ];
+    let line = container.tty_words(&["/bin/sh", "-c", &script]);
     let (code, shown) = in_terminal(bed, &line, 90, 20)?;
     let seen: Vec<_> = shown.split_whitespace().collect();
     ensure!(

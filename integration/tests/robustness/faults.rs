@@ -167,9 +167,10 @@ fn walk(node: &Node, shim: &Shim, bundle: &Bundle, faults: &Faults<'_>) -> Resul
         shim.run(async {
             bundle.run(client).await?;
             let code = bundle
+                .task
                 .execute(client, "e", &["/probe", "exit", "5"])
                 .await?;
-            bundle.end(client).await?;
+            bundle.task.end(client).await?;
             Ok::<_, ttrpc::Error>(code)
         })
     };
@@ -185,20 +186,21 @@ fn walk(node: &Node, shim: &Shim, bundle: &Bundle, faults: &Faults<'_>) -> Resul
 
         // Create and start take their fault from the same moment.
         faults.at(step)?;
-        let created = shim.run(client.create(soon(), &bundle.create()));
+        let created = shim.run(client.create(soon(), &bundle.create_request()));
         if CREATE.contains(&step) {
             names(created, step).with_context(|| say("create"))?;
         } else {
             created.with_context(|| say("create"))?;
-            let started = shim.run(client.start(soon(), &bundle.start("")));
+            let started = shim.run(bundle.task.start(client, ""));
             if START.contains(&step) {
                 names(started, step).with_context(|| say("start"))?;
             } else {
                 started.with_context(|| say("start"))?;
-                shim.run(bundle.stop(client)).with_context(|| say("stop"))?;
+                shim.run(bundle.task.stop(client))
+                    .with_context(|| say("stop"))?;
             }
             faults.none()?;
-            shim.run(client.delete(soon(), &bundle.delete("")))
+            shim.run(bundle.task.delete(client, ""))
                 .with_context(|| say("delete after start"))?;
         }
         faults.none()?;
@@ -211,32 +213,36 @@ fn walk(node: &Node, shim: &Shim, bundle: &Bundle, faults: &Faults<'_>) -> Resul
         faults.at(step)?;
         let executed = shim.run(async {
             client
-                .exec(soon(), &bundle.exec("e", &["/probe", "exit", "5"]))
+                .exec(
+                    soon(),
+                    &bundle.task.exec_request("e", &["/probe", "exit", "5"]),
+                )
                 .await?;
-            client.start(soon(), &bundle.start("e")).await
+            bundle.task.start(client, "e").await
         });
         faults.none()?;
         if EXEC.contains(&step) {
             names(executed, step).with_context(|| say("exec"))?;
         } else {
             executed.with_context(|| say("exec"))?;
-            shim.run(client.wait(soon(), &bundle.wait("e")))?;
+            shim.run(bundle.task.wait(client, "e"))?;
         }
-        shim.run(client.delete(soon(), &bundle.delete("e")))
+        shim.run(bundle.task.delete(client, "e"))
             .with_context(|| say("delete of the process after exec"))?;
-        let code = shim.run(bundle.execute(client, "e", &["/probe", "exit", "6"]));
+        let code = shim.run(bundle.task.execute(client, "e", &["/probe", "exit", "6"]));
         ensure!(
             code.with_context(|| say("exec after exec"))? == 6,
             "another exit code"
         );
 
-        shim.run(bundle.stop(client)).with_context(|| say("stop"))?;
+        shim.run(bundle.task.stop(client))
+            .with_context(|| say("stop"))?;
         faults.at(step)?;
-        let deleted = shim.run(client.delete(soon(), &bundle.delete("")));
+        let deleted = shim.run(bundle.task.delete(client, ""));
         faults.none()?;
         if DELETE.contains(&step) {
             names(deleted, step).with_context(|| say("delete"))?;
-            shim.run(client.delete(soon(), &bundle.delete("")))
+            shim.run(bundle.task.delete(client, ""))
                 .with_context(|| say("second delete after delete"))?;
         } else {
             deleted.with_context(|| say("delete"))?;

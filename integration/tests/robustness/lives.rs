@@ -9,7 +9,7 @@ use containerd_shim_protos::api::{CloseIORequest, PauseRequest, StateRequest};
 use integration::debian::Release;
 use integration::image::Image;
 use integration::node::Node;
-use integration::shim_api::{Bundle, Shim, What, soon};
+use integration::shim_api::{Bundle, Shim, soon};
 use nix::sys::stat::Mode;
 use serde_json::json;
 
@@ -24,9 +24,10 @@ fn with_sleeper(body: impl FnOnce(&Node, &Shim, &Bundle) -> Result<()>) -> Resul
     shim.run(async {
         bundle.run(&shim.client).await?;
         bundle
+            .task
             .execute(&shim.client, "first", &["/probe", "exit", "0"])
             .await?;
-        bundle.end(&shim.client).await
+        bundle.task.end(&shim.client).await
     })
     .context("first cycle")?;
     let watch = Watch::new(&node, shim.pid()?);
@@ -36,7 +37,7 @@ fn with_sleeper(body: impl FnOnce(&Node, &Shim, &Bundle) -> Result<()>) -> Resul
         let log = node.log_tail();
         error.context(format!("containerd's log:\n{log}"))
     })?;
-    shim.run(bundle.end(&shim.client)).context("delete")?;
+    shim.run(bundle.task.end(&shim.client)).context("delete")?;
     watch.settled(true)?;
     shim.shutdown(&node)
 }
@@ -45,27 +46,27 @@ fn with_sleeper(body: impl FnOnce(&Node, &Shim, &Bundle) -> Result<()>) -> Resul
 pub(crate) fn streams() -> Result<()> {
     with_sleeper(|node, shim, bundle| {
         let (stdin, stdout) = (fifo(node, bundle, "stdin")?, fifo(node, bundle, "stdout")?);
-        let mut request = bundle.exec("e", &["/probe", "count"]);
+        let mut request = bundle.task.exec_request("e", &["/probe", "count"]);
         request.stdin = bundle.path("stdin").display().to_string();
         request.stdout = bundle.path("stdout").display().to_string();
         let reader = std::thread::Builder::new().spawn(move || fs::read_to_string(stdout))?;
         let deleted = shim.run(async {
             shim.client.exec(soon(), &request).await?;
-            shim.client.start(soon(), &bundle.start("e")).await?;
+            bundle.task.start(&shim.client, "e").await?;
             // Nobody reads it where the process has no input of ours: then this hangs no test.
             let written = tokio::task::spawn_blocking(move || fs::write(stdin, "twelve bytes"));
             tokio::time::timeout(Duration::from_secs(10), written)
                 .await
                 .context("nobody reads the input")???;
             let close = CloseIORequest {
-                id: bundle.id.clone(),
+                id: bundle.task.id.clone(),
                 exec_id: "e".into(),
                 stdin: true,
                 ..Default::default()
             };
             shim.client.close_io(soon(), &close).await?;
-            shim.client.wait(soon(), &bundle.wait("e")).await?;
-            anyhow::Ok(shim.client.delete(soon(), &bundle.delete("e")).await?)
+            bundle.task.wait(&shim.client, "e").await?;
+            anyhow::Ok(bundle.task.delete(&shim.client, "e").await?)
         })?;
         let counted = reader
             .join()
@@ -91,20 +92,23 @@ pub(crate) fn frozen() -> Result<()> {
         let deleted = shim.run(async {
             for exec in ["a", "b"] {
                 client
-                    .exec(soon(), &bundle.exec(exec, &["/probe", "sleep"]))
+                    .exec(
+                        soon(),
+                        &bundle.task.exec_request(exec, &["/probe", "sleep"]),
+                    )
                     .await?;
-                client.start(soon(), &bundle.start(exec)).await?;
+                bundle.task.start(client, exec).await?;
             }
             let pause = PauseRequest {
-                id: bundle.id.clone(),
+                id: bundle.task.id.clone(),
                 ..Default::default()
             };
             client.pause(soon(), &pause).await?;
-            bundle.stop(client).await?;
+            bundle.task.stop(client).await?;
             for exec in ["a", "b"] {
-                client.delete(soon(), &bundle.delete(exec)).await?;
+                bundle.task.delete(client, exec).await?;
             }
-            let deleted = client.delete(soon(), &bundle.delete("")).await?;
+            let deleted = bundle.task.delete(client, "").await?;
             bundle.run(client).await?;
             Ok::<_, ttrpc::Error>(deleted)
         })?;
@@ -115,12 +119,12 @@ pub(crate) fn frozen() -> Result<()> {
             .events
             .take()
             .into_iter()
-            .filter(|event| matches!(event.what, What::Exit(_)))
+            .filter(|told| told.what.starts_with("exit"))
             .collect();
         ensure!(
             exits.len() == 3
-                && exits.iter().all(|event| event.what == What::Exit(137))
-                && exits.last().is_some_and(|event| event.process == bundle.id),
+                && exits.iter().all(|told| told.status == 137)
+                && exits.last().is_some_and(|told| told.what == "exit"),
             "{exits:?}"
         );
         Ok(())
@@ -141,15 +145,15 @@ pub(crate) fn containers() -> Result<()> {
                 let (client, bundle) = (shim.client.clone(), bundle.clone());
                 shim.spawn(async move {
                     bundle.run(&client).await?;
-                    client.wait(soon(), &bundle.wait("")).await?;
-                    let deleted = client.delete(soon(), &bundle.delete("")).await?;
+                    bundle.task.wait(&client, "").await?;
+                    let deleted = bundle.task.delete(&client, "").await?;
                     Ok::<_, ttrpc::Error>(deleted.exit_status)
                 })
             })
             .collect();
         for (bundle, one) in bundles.iter().zip(all) {
-            let status = shim.run(one)?.with_context(|| bundle.id.clone())?;
-            ensure!(status == 3, "{} exited with {status}", bundle.id);
+            let status = shim.run(one)?.with_context(|| bundle.task.id.clone())?;
+            ensure!(status == 3, "{} exited with {status}", bundle.task.id);
         }
         println!(
             "{MANY} containers in {:.1} s",
@@ -159,13 +163,16 @@ pub(crate) fn containers() -> Result<()> {
             .context("events are missing")?;
         let events = shim.events.take();
         for bundle in &bundles {
-            let seen: Vec<_> = events
+            let of_it = events
                 .iter()
-                .filter(|event| event.container == bundle.id)
-                .map(|event| event.what)
-                .collect();
-            let wanted = [What::Create, What::Start, What::Exit(3), What::Delete];
-            ensure!(seen == wanted, "events of {}: {seen:?}", bundle.id);
+                .filter(|told| told.container == bundle.task.id);
+            let (seen, statuses): (Vec<_>, Vec<_>) =
+                of_it.map(|told| (told.what.as_str(), told.status)).unzip();
+            ensure!(
+                seen == ["create", "start", "exit", "delete"] && statuses == [0, 0, 3, 3],
+                "events of {}: {seen:?} {statuses:?}",
+                bundle.task.id
+            );
             bundle.remove(node)?;
         }
         fs::remove_file(node.path("/srv/c1/bundle/members")).context("the list of members")
@@ -182,21 +189,25 @@ pub(crate) fn hung_create() -> Result<()> {
             }]});
         })?;
         let creating = {
-            let (client, request) = (shim.client.clone(), bundle.create());
+            let (client, request) = (shim.client.clone(), bundle.create_request());
             shim.spawn(async move { client.create(soon(), &request).await })
         };
         shim.run(until(|| node.path("/srv/hung/begun").exists()))?;
         let begin = Instant::now();
         let state = StateRequest {
-            id: sleeper.id.clone(),
+            id: sleeper.task.id.clone(),
             ..Default::default()
         };
         shim.run(shim.client.state(soon(), &state))
             .context("State")?;
-        let code = shim.run(sleeper.execute(&shim.client, "x", &["/probe", "exit", "4"]))?;
+        let code = shim.run(
+            sleeper
+                .task
+                .execute(&shim.client, "x", &["/probe", "exit", "4"]),
+        )?;
         ensure!(code == 4, "exec exited with {code}");
         shim.run(async {
-            sleeper.end(&shim.client).await?;
+            sleeper.task.end(&shim.client).await?;
             sleeper.run(&shim.client).await
         })
         .context("another container beside one being created")?;
@@ -209,7 +220,7 @@ pub(crate) fn hung_create() -> Result<()> {
         fs::write(node.path("/srv/hung/go"), "")?;
         shim.run(creating)?.context("create")?;
         // Never started: delete kills it.
-        shim.run(shim.client.delete(soon(), &bundle.delete("")))
+        shim.run(bundle.task.delete(&shim.client, ""))
             .context("delete of a created container")?;
         bundle.remove(node)?;
         fs::remove_file(node.path("/srv/c1/bundle/members")).context("the list of members")

@@ -7,22 +7,21 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
-use containerd_shim_protos::api::{
-    ConnectRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, Mount,
-    ShutdownRequest, StartRequest, WaitRequest,
-};
+use containerd_shim_protos::api::{CreateTaskRequest, Mount};
 use containerd_shim_protos::shim_async::{Client, TaskClient};
+use integration::shim_api::{Task, soon};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
-use ttrpc::context;
 
 use crate::runtime::Runtime;
 
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A directory of ours on a real file system.
 pub(crate) const HOME: &str = "/srv/bench.d";
@@ -31,7 +30,7 @@ pub(crate) const HOME: &str = "/srv/bench.d";
 #[derive(Debug)]
 pub(crate) struct Bundle {
     pub(crate) runtime: Runtime,
-    pub(crate) id: String,
+    pub(crate) task: Task,
     dir: PathBuf,
     rootfs: Mount,
     /// containerd's end of the shim's log: without a reader runc's shim does not serve.
@@ -75,7 +74,10 @@ impl Bundle {
         let log = File::options().read(true).write(true).open(&log);
         Ok(Self {
             runtime,
-            id,
+            task: Task {
+                id,
+                bundle: dir.display().to_string(),
+            },
             dir,
             rootfs,
             _log: log.context("open the log fifo")?,
@@ -106,7 +108,7 @@ impl Bundle {
         let output = self
             .runtime
             .shim()
-            .args(["-namespace", "bench", "-id", &self.id])
+            .args(["-namespace", "bench", "-id", &self.task.id])
             .args(["-address", "/run/containerd/containerd.sock"])
             .args(["-publish-binary", "/usr/bin/containerd", "start"])
             .env("TTRPC_ADDRESS", "/run/containerd/containerd.sock.ttrpc")
@@ -118,7 +120,7 @@ impl Bundle {
         if !output.status.success() {
             bail!(
                 "start of {}: {said} {}",
-                self.id,
+                self.task.id,
                 String::from_utf8_lossy(&output.stderr)
             );
         }
@@ -158,133 +160,76 @@ impl Shim {
             ..Any::default()
         });
         let request = CreateTaskRequest {
-            id: bundle.id.clone(),
-            bundle: bundle.dir.display().to_string(),
             rootfs: vec![bundle.rootfs.clone()],
             options: MessageField::from_option(options),
-            ..CreateTaskRequest::default()
+            ..bundle.task.create_request()
         };
         let reply = self.client.create(soon(), &request).await;
         reply
             .map(drop)
-            .with_context(|| format!("Create {}", bundle.id))
+            .with_context(|| format!("Create {}", bundle.task.id))
     }
 
-    /// Starts the container, or its process `exec`.
-    pub(crate) async fn start(&self, bundle: &Bundle, exec: &str) -> Result<()> {
-        let request = StartRequest {
-            id: bundle.id.clone(),
-            exec_id: exec.into(),
-            ..StartRequest::default()
-        };
-        let reply = self.client.start(soon(), &request).await;
-        reply
+    pub(crate) async fn start(&self, bundle: &Bundle) -> Result<()> {
+        let started = bundle.task.start(&self.client, "").await;
+        started
             .map(drop)
-            .with_context(|| format!("Start {}", bundle.id))
-    }
-
-    /// Waits for the container, or its process `exec`, and deletes it; `expected` is its exit status.
-    pub(crate) async fn finish(&self, bundle: &Bundle, exec: &str, expected: u32) -> Result<()> {
-        let wait = WaitRequest {
-            id: bundle.id.clone(),
-            exec_id: exec.into(),
-            ..WaitRequest::default()
-        };
-        let reply = self.client.wait(soon(), &wait).await.context("Wait")?;
-        let delete = DeleteRequest {
-            id: bundle.id.clone(),
-            exec_id: exec.into(),
-            ..DeleteRequest::default()
-        };
-        self.client
-            .delete(soon(), &delete)
-            .await
-            .context("Delete")?;
-        let status = reply.exit_status;
-        ensure!(status == expected, "{} exited with {status}", bundle.id);
-        Ok(())
+            .with_context(|| format!("Start {}", bundle.task.id))
     }
 
     /// create → start → exit → delete.
     pub(crate) async fn cycle(&self, bundle: &Bundle) -> Result<()> {
         self.create(bundle).await?;
-        self.start(bundle, "").await?;
-        self.finish(bundle, "", 0).await
+        self.start(bundle).await?;
+        self.finish(bundle).await
+    }
+
+    /// Waits for a container that ends well by itself, and deletes it.
+    pub(crate) async fn finish(&self, bundle: &Bundle) -> Result<()> {
+        bundle.task.wait(&self.client, "").await.context("Wait")?;
+        let deleted = bundle.task.delete(&self.client, "").await;
+        let status = deleted.context("Delete")?.exit_status;
+        ensure!(status == 0, "{} exited with {status}", bundle.task.id);
+        Ok(())
     }
 
     /// The same for a process in a running container.
     pub(crate) async fn exec(&self, bundle: &Bundle, exec: &str, args: &[&str]) -> Result<()> {
-        let process = process(args);
-        let request = ExecProcessRequest {
-            id: bundle.id.clone(),
-            exec_id: exec.into(),
-            spec: MessageField::some(Any {
-                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
-                value: serde_json::to_vec(&process)?,
-                ..Any::default()
-            }),
-            ..ExecProcessRequest::default()
-        };
-        self.client.exec(soon(), &request).await.context("Exec")?;
-        self.start(bundle, exec).await?;
-        self.finish(bundle, exec, 0).await
+        let status = bundle.task.execute(&self.client, exec, args).await;
+        let status = status.with_context(|| format!("exec in {}", bundle.task.id))?;
+        ensure!(status == 0, "{exec} exited with {status}");
+        Ok(())
     }
 
     /// Kills the container and deletes it.
     pub(crate) async fn kill(&self, bundle: &Bundle) -> Result<()> {
-        let request = KillRequest {
-            id: bundle.id.clone(),
-            signal: 9,
-            all: false,
-            ..KillRequest::default()
-        };
-        self.client.kill(soon(), &request).await.context("Kill")?;
-        self.finish(bundle, "", 128 + 9).await
+        let deleted = bundle.task.end(&self.client).await.context("Kill")?;
+        let status = deleted.exit_status;
+        ensure!(status == 128 + 9, "{} exited with {status}", bundle.task.id);
+        Ok(())
     }
 
     pub(crate) async fn pid(&self, bundle: &Bundle) -> Result<u32> {
-        let request = ConnectRequest {
-            id: bundle.id.clone(),
-            ..ConnectRequest::default()
-        };
-        let reply = self.client.connect(soon(), &request).await;
-        Ok(reply.context("Connect")?.shim_pid)
+        let pid = bundle.task.shim_pid(&self.client).await;
+        pid.context("Connect")
     }
 
     /// Ends the shim, whose containers are deleted, and waits until it is gone.
     pub(crate) async fn shutdown(self, bundle: &Bundle, pid: u32) -> Result<()> {
-        let request = ShutdownRequest {
-            id: bundle.id.clone(),
-            ..ShutdownRequest::default()
-        };
         // runc's shim may be gone before its answer is.
-        drop(self.client.shutdown(soon(), &request).await);
+        drop(bundle.task.shutdown(&self.client).await);
         let proc = PathBuf::from(format!("/proc/{pid}"));
         let begin = Instant::now();
         while proc.exists() {
             ensure!(
                 begin.elapsed() < DEADLINE,
                 "the shim of {} stays",
-                bundle.id
+                bundle.task.id
             );
             thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
-}
-
-fn soon() -> context::Context {
-    context::with_duration(DEADLINE)
-}
-
-fn process(args: &[&str]) -> Value {
-    json!({
-        "args": args,
-        "cwd": "/",
-        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-        "user": {"uid": 0, "gid": 0},
-        "noNewPrivileges": true,
-    })
 }
 
 /// What `ctr run` writes, without what ours does on top by itself.
@@ -293,7 +238,7 @@ fn spec(id: &str, group: &str, args: &[&str]) -> Value {
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
     json!({
         "ociVersion": "1.2.0",
-        "process": process(args),
+        "process": {"args": args, "cwd": "/", "env": [PATH], "user": {"uid": 0, "gid": 0}, "noNewPrivileges": true},
         "root": {"path": "rootfs"},
         "annotations": {"io.containerd.runc.v2.group": group},
         "mounts": [

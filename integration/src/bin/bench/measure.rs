@@ -131,7 +131,7 @@ async fn sleeper(runtime: Runtime, id: &str, group: &str) -> Result<(Bundle, Shi
     let bundle = Bundle::new(runtime, id, group, LAYERS, SLEEP)?;
     let shim = bundle.start_shim().await?;
     shim.create(&bundle).await?;
-    shim.start(&bundle, "").await?;
+    shim.start(&bundle).await?;
     Ok((bundle, shim))
 }
 
@@ -251,8 +251,8 @@ async fn rootfs(rounds: usize, layers: usize) -> Result<Metric> {
             let begin = Instant::now();
             shim.create(&bundle).await?;
             metric.since(runtime, begin);
-            shim.start(&bundle, "").await?;
-            shim.finish(&bundle, "", 0).await?;
+            shim.start(&bundle).await?;
+            shim.finish(&bundle).await?;
             bundle.remove()?;
         }
     }

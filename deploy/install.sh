@@ -1,9 +1,13 @@
 #!/bin/bash
 # Installs the shim and its configuration, or removes them. Running it again changes nothing that is as it should be.
-#   install.sh install [--binary FILE] [--dry-run]
+#   install.sh install [--binary FILE] [--containerd] [--docker] [--dry-run]
+#   install.sh upgrade [--binary FILE] [--dry-run]
 #   install.sh uninstall [--dry-run] [--force]
-# Environment: DESTDIR, a root to install below (packages, images); PREFIX, /usr/local.
-# containerd needs no restart: it looks for the binary when a container asks for io.containerd.sysbox.v2.
+# --containerd adds the handler `sysbox` for Kubernetes to containerd's configuration, --docker the runtimes `sysbox` and
+# `sysbox-runc` to dockerd's; what is there stays, and uninstall takes ours out again. ctr, nerdctl and
+# `docker run --runtime io.containerd.sysbox.v2` need neither, and no restart.
+# Environment: DESTDIR, a root to install below (packages, images); PREFIX, /usr/local; CONTAINERD_CONFIG,
+# /etc/containerd/config.toml; DOCKER_CONFIG, /etc/docker/daemon.json.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,9 +17,10 @@ bin=${DESTDIR-}${PREFIX:-/usr/local}/bin
 etc=${DESTDIR-}/etc/containerd-shim-sysbox
 dry=
 force=
+engines=()
 
 usage() {
-    sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -38,9 +43,14 @@ put() { # source, target, mode
     mv -f "$2.new" "$2"
 }
 
+# shellcheck source=deploy/engines.sh
+. "$here/engines.sh"
+
 install_all() {
     [ -f "$binary" ] || fail "$binary: no such file: build it with \`make build\` and name it with --binary"
     if [ -z "${DESTDIR-}" ] && [ "$(id -u)" -ne 0 ]; then fail "must be root, or set DESTDIR"; fi
+    # What cannot be done is said before anything is.
+    for engine in "${engines[@]}"; do "check_$engine"; done
     if cmp -s "$binary" "$bin/$name" && [ -x "$bin/$name" ]; then
         echo "unchanged $bin/$name"
     else
@@ -53,7 +63,13 @@ install_all() {
     else
         echo "kept $etc/config.toml, which differs from $here/config.toml"
     fi
+    for engine in "${engines[@]}"; do "add_$engine"; done
     if [ -z "${DESTDIR-}$dry" ]; then "$bin/$name" check; fi
+}
+
+upgrade_all() {
+    [ -e "$bin/$name" ] || fail "$bin/$name: not there to upgrade: use install"
+    install_all
 }
 
 # containerd calls the binary to clean up after a shim, so it must outlive all of them.
@@ -71,6 +87,8 @@ uninstall_all() {
     if [ -z "$force" ] && running; then
         fail "containers still run under $bin/$name: delete them first, or use --force"
     fi
+    remove_containerd
+    remove_docker
     if [ -e "$bin/$name" ]; then act "remove $bin/$name" rm -f "$bin/$name"; fi
     if cmp -s "$here/config.toml" "$etc/config.toml"; then
         act "remove $etc/config.toml" rm -f "$etc/config.toml"
@@ -85,6 +103,7 @@ verb=${1-}
 while [ $# -gt 0 ]; do
     case $1 in
         --binary) [ $# -ge 2 ] || usage; binary=$2; shift ;;
+        --containerd | --docker) engines+=("${1#--}") ;;
         --dry-run) dry=1 ;;
         --force) force=1 ;;
         *) usage ;;
@@ -93,6 +112,7 @@ while [ $# -gt 0 ]; do
 done
 case $verb in
     install) install_all ;;
+    upgrade) upgrade_all ;;
     uninstall) uninstall_all ;;
     *) usage ;;
 esac

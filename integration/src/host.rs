@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 /// Packages of the host that the tier cannot do without: one builds Debian roots, one holds the keys they are signed with.
-const PACKAGES: [&str; 2] = ["mmdebstrap", "debian-archive-keyring"];
+const PACKAGES: [&str; 3] = ["mmdebstrap", "debian-archive-keyring", "python3"];
 
 /// True where a test that cannot run must fail instead of being skipped: `CI` or `REQUIRE_ROOT` is set.
 #[must_use]

@@ -1,4 +1,5 @@
-//! The benches run to their end and write the file that their readers expect. Nothing here looks at a figure.
+//! The benches run to their end and write the file that their readers expect. Of the figures only the memory that
+//! `deploy/` promises is looked at.
 
 use std::fs;
 use std::process::Command;
@@ -39,6 +40,15 @@ fn the_summary_has_its_form() {
             "rootfs-100"
         ]
     );
+    let alone = rows.iter().find(|row| row["name"] == "shim-pss-1");
+    let alone = alone.and_then(|row| row["ours"]["p50"].as_f64());
+    if host::shim().is_ok_and(|shim| shim.ends_with("release/containerd-shim-sysbox-v2")) {
+        let megabytes = overhead();
+        assert!(
+            alone < Some(megabytes),
+            "a shim has {alone:?} MB, the RuntimeClass says {megabytes}"
+        );
+    }
     for row in rows {
         assert!(row["unit"].is_string(), "{row}");
         for runtime in ["ours", "runc", "crun"] {
@@ -51,4 +61,18 @@ fn the_summary_has_its_form() {
             "{row}"
         );
     }
+}
+
+/// Megabytes that the RuntimeClass reserves for a pod's shim.
+fn overhead() -> f64 {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/runtimeclass.yaml");
+    let text = fs::read_to_string(file).expect("read the RuntimeClass");
+    let memory = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("memory: "));
+    let mebibytes = memory.and_then(|value| value.strip_suffix("Mi"));
+    let mebibytes: f64 = mebibytes
+        .and_then(|number| number.parse().ok())
+        .expect("overhead.podFixed.memory in Mi");
+    mebibytes * 1.048_576
 }

@@ -1,5 +1,8 @@
 //! The operator's files: the installer in a root of its own, containerd's drop-ins read by real containerds.
 
+mod engines;
+mod manifests;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -271,38 +274,5 @@ fn a_file_decides_which_annotations_hold() -> Result<()> {
                 .contains("config.toml: colour: \"red\": no such key"),
         "{refused:?}"
     );
-    Ok(())
-}
-
-#[test]
-fn containerd_reads_the_drop_in_of_its_configuration_version() -> Result<()> {
-    if !can_run_nodes()? {
-        return Ok(());
-    }
-    for (release, version) in [(Release::Trixie, 2), (Release::Sid, 3)] {
-        let node = Node::start(release)?;
-        let drop_in = format!("/srv/sysbox-v{version}.toml");
-        fs::copy(
-            deploy(&format!("containerd/sysbox-v{version}.toml")),
-            node.path(&drop_in),
-        )?;
-        let main = format!("version = {version}\nimports = [\"{drop_in}\"]\n");
-        fs::write(node.path("/srv/config.toml"), main)?;
-        let dump = node
-            .exec(&["containerd", "-c", "/srv/config.toml", "config", "dump"])?
-            .ok()?;
-        let handler = dump
-            .stdout
-            .lines()
-            .skip_while(|line| !line.trim_end().ends_with(".containerd.runtimes.sysbox]"))
-            .skip(1)
-            .take_while(|line| !line.trim_start().starts_with('['))
-            .find(|line| line.trim_start().starts_with("runtime_type"))
-            .with_context(|| format!("no handler on {release:?}:\n{}", dump.stdout))?;
-        ensure!(
-            handler.contains("io.containerd.sysbox.v2"),
-            "{release:?}: {handler}"
-        );
-    }
     Ok(())
 }

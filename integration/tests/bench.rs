@@ -37,7 +37,9 @@ fn the_summary_has_its_form() {
             "shim-pss-100",
             "rootfs-1",
             "rootfs-20",
-            "rootfs-100"
+            "rootfs-100",
+            "dind-ready",
+            "inner-run"
         ]
     );
     let alone = rows.iter().find(|row| row["name"] == "shim-pss-1");

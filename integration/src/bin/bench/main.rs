@@ -2,6 +2,7 @@
 //! `bench [--quick] [--out FILE]` writes `target/bench/summary.json` and prints a table.
 
 mod api;
+mod inner;
 mod measure;
 mod runtime;
 mod summary;
@@ -21,12 +22,13 @@ use summary::Row;
 
 const USAGE: &str = "usage: bench [--quick] [--out FILE]";
 const IMAGE: Image = Image::Busybox;
+const DOCKER: Image = Image::Dind;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words[..] {
-        ["inside", size, image, layer] => inside(size, image, layer),
+        ["inside", size, layer] => inside(size, layer),
         _ => run(&words),
     };
     match outcome {
@@ -57,15 +59,16 @@ fn run(words: &[&str]) -> Result<()> {
     }
     host::require_packages()?;
     host::shim()?;
-    let node = Node::start(Release::Sid)?;
-    let image = node.import(IMAGE)?;
+    let node = Node::builder(Release::Sid)
+        .images(&[IMAGE, DOCKER])
+        .start()?;
     let layer = unpacked(&node)?;
     enable_controllers(&node)?;
     // The measurements are made by this very program, in the node: it is static, so it runs there.
     fs::copy(std::env::current_exe()?, node.path("/srv/bench"))
         .context("put bench into the node")?;
     let output = node
-        .command(&["/srv/bench", "inside", size, image, &layer])
+        .command(&["/srv/bench", "inside", size, &layer])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -116,7 +119,7 @@ fn unpacked(node: &Node) -> Result<String> {
 }
 
 /// Measures, in the node; the samples are the output.
-fn inside(size: &str, image: &str, layer: &str) -> Result<()> {
+fn inside(size: &str, layer: &str) -> Result<()> {
     let size = match size {
         "full" => Size::FULL,
         "quick" => Size::QUICK,
@@ -126,7 +129,7 @@ fn inside(size: &str, image: &str, layer: &str) -> Result<()> {
         .enable_all()
         .build()
         .context("start a runtime")?;
-    let metrics = runtime.block_on(measure::all(size, image, layer))?;
+    let metrics = runtime.block_on(measure::all(size, layer))?;
     println!("{}", serde_json::to_string(&metrics)?);
     Ok(())
 }

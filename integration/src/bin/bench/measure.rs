@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Bundle, HOME, Shim};
 use crate::runtime::Runtime;
+use crate::{DOCKER, IMAGE, inner};
 
 /// Samples of one metric, those of each runtime in the order of [`Runtime::ALL`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,7 +21,7 @@ pub(crate) struct Metric {
 }
 
 impl Metric {
-    fn new(name: &str, unit: &str) -> Self {
+    pub(crate) fn new(name: &str, unit: &str) -> Self {
         Self {
             name: name.to_owned(),
             unit: unit.to_owned(),
@@ -28,14 +29,14 @@ impl Metric {
         }
     }
 
-    fn add(&mut self, runtime: Runtime, value: f64) {
+    pub(crate) fn add(&mut self, runtime: Runtime, value: f64) {
         if let Some(samples) = self.samples.get_mut(runtime.index()) {
             samples.push(value);
         }
     }
 
     /// What passed since `begin`.
-    fn since(&mut self, runtime: Runtime, begin: Instant) {
+    pub(crate) fn since(&mut self, runtime: Runtime, begin: Instant) {
         self.add(runtime, begin.elapsed().as_secs_f64() * 1e3);
     }
 }
@@ -64,13 +65,13 @@ impl Size {
 const LAYERS: usize = 1;
 const SLEEP: &[&str] = &["sleep", "100000"];
 
-/// Every metric. `image` is the reference of busybox, `layer` the directory of its files.
-pub(crate) async fn all(size: Size, image: &str, layer: &str) -> Result<Vec<Metric>> {
+/// Every metric. `layer` is the directory of busybox's files.
+pub(crate) async fn all(size: Size, layer: &str) -> Result<Vec<Metric>> {
     Bundle::layers(layer, 100)?;
     let mut metrics = vec![
         api_cycle(size.rounds).await?,
         api_cycle_warm(size.rounds).await?,
-        ctr_run(size.rounds, image)?,
+        ctr_run(size.rounds, IMAGE.reference())?,
         exec(size.rounds).await?,
     ];
     metrics.extend(memory(size.shims).await?);
@@ -78,6 +79,7 @@ pub(crate) async fn all(size: Size, image: &str, layer: &str) -> Result<Vec<Metr
         metrics.push(rootfs(size.rounds / 2, layers).await?);
     }
     fs::remove_dir_all(HOME).context("remove the bundles")?;
+    metrics.extend(inner::both(size.rounds.div_ceil(5), DOCKER.reference())?);
     Ok(metrics)
 }
 

@@ -133,7 +133,7 @@ impl Recipe {
 /// # Errors
 /// Those of [`Recipe::build`].
 pub fn node_root(release: Release) -> Result<PathBuf> {
-    let recipe = Recipe {
+    let mut recipe = Recipe {
         release,
         variant: "essential",
         packages: vec![
@@ -151,6 +151,16 @@ pub fn node_root(release: Release) -> Result<PathBuf> {
         ],
         hooks: &[],
     };
+    if release == Release::Sid {
+        // The engines above containerd are tried on one release.
+        recipe.packages.extend([
+            "docker.io",
+            "docker-cli",
+            "docker-buildx",
+            "docker-compose",
+            "containernetworking-plugins",
+        ]);
+    }
     let done = cache::artefact(
         &format!("node-{}", release.suite()),
         &recipe.text(),

@@ -18,6 +18,7 @@ use crate::error::{Error, OsContext, Result, Warning};
 use crate::hooks::{self, HookState, Status};
 use crate::idmap::IdMap;
 use crate::kmsg::Kmsg;
+use crate::mounted::{self, Mounted, Taken};
 use crate::plan::{Hooks, Plan, PlanInput, Process, ProcessContext, SeccompProgram, plan_process};
 use crate::pod::{Membership, Pod};
 use crate::proto::{Channel, ExecStageRequest, FdKind, InitRequest, Message, take_fd, unexpected};
@@ -112,6 +113,8 @@ pub struct Container {
     gate: Mutex<Option<Gate>>,
     warnings: Vec<Warning>,
     record: Record,
+    /// The root file system, if the engine had mounted it.
+    taken: Option<Taken>,
 }
 
 /// What ends at start.
@@ -154,7 +157,7 @@ impl Container {
             stdio,
             terminal,
         } = request;
-        let (config, plan, rootfs) = steps.here(Step::Plan, || {
+        let (config, plan, rootfs, mounted) = steps.here(Step::Plan, || {
             let annotations = spec.annotations().iter().flatten();
             let config = pod
                 .config()
@@ -170,8 +173,17 @@ impl Container {
                 last_cap: last_cap()?,
                 seccomp_cache: Some(&filters),
             })?;
-            let rootfs = rootfs::parse(&rootfs, Path::new(&plan.rootfs.path))?;
-            Ok((config, plan, rootfs))
+            let path = Path::new(&plan.rootfs.path);
+            let mounted = if rootfs.is_empty() {
+                Mounted::find(path)?
+            } else {
+                None
+            };
+            let rootfs = match &mounted {
+                Some(mounted) => RootfsSource::Overlay(mounted.ours()),
+                None => rootfs::parse(&rootfs, path)?,
+            };
+            Ok((config, plan, rootfs, mounted))
         })?;
         let upper = match &rootfs {
             RootfsSource::Overlay(overlay) => {
@@ -189,6 +201,7 @@ impl Container {
                 None => Vec::new(),
             },
             upper,
+            mounted: mounted.clone(),
             poststop: plan.hooks.poststop.clone(),
             annotations: plan.annotations.clone(),
         };
@@ -221,6 +234,7 @@ impl Container {
             Ok(cgroup)
         })?;
         let kmsg = steps.here(Step::Fuse, || Ok(start_kmsg(pod, &mut warnings)))?;
+        let taken = steps.here(Step::TakeRootfs, || mounted.map(Taken::new).transpose())?;
         let mut layer = Layer {
             upper: record.upper.clone(),
             roots: record.data_roots.clone(),
@@ -252,6 +266,7 @@ impl Container {
                 plan: plan.clone(),
                 idmap: identity.join.is_none().then(|| identity.idmap.clone()),
                 rootfs,
+                view: taken.is_some(),
                 bundle: bundle.to_string_lossy().into_owned(),
                 unmappable_mount: config.unmappable_mount,
                 fail_at: steps.fail_at(),
@@ -295,6 +310,13 @@ impl Container {
         record.data_roots.clone_from(&layer.roots);
         steps.here(Step::Record, || record.write(&bundle))?;
         warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &plan.process))?);
+        steps.here(Step::View, || {
+            match (&taken, take_fd(&kinds, &mut fds, FdKind::Rootfs)) {
+                (Some(taken), Some(tree)) => taken.show(tree, &idmap),
+                (None, None) => Ok(()),
+                _ => Err(unexpected("a view that nobody wants, or none")),
+            }
+        })?;
         steps.here(Step::Hooks, || {
             let state = state(&record, Status::Creating, Some(pid), &bundle);
             hooks::run("prestart", &hooks.prestart, &state, &bundle)?;
@@ -335,6 +357,7 @@ impl Container {
             })),
             warnings,
             record,
+            taken,
         })
     }
 
@@ -538,7 +561,13 @@ impl Container {
     /// the container and makes inner data part of the layer, so that commit and diff capture it.
     pub fn stopped(&self) -> Result<()> {
         self.cgroup.kill()?;
-        self.capture()
+        let given_back = self.give_back();
+        self.capture()?;
+        given_back
+    }
+
+    fn give_back(&self) -> Result<()> {
+        self.taken.as_ref().map_or(Ok(()), Taken::give_back)
     }
 
     /// Removes all that is left: cgroup, id range, record; runs poststop hooks, whose failures come
@@ -552,6 +581,7 @@ impl Container {
         drop(gate);
         let results = [
             killed,
+            steps.here(Step::GiveBackRootfs, || self.give_back()),
             steps.here(Step::Capture, || self.capture()),
             steps.here(Step::RemoveCgroup, || self.cgroup.remove()),
             steps.here(Step::ReleaseRange, || self.membership.leave()),
@@ -575,6 +605,9 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         }
         Err(Error::NotFound(_)) => {}
         Err(error) => return Err(error),
+    }
+    if let Some(mounted) = &record.mounted {
+        mounted::cleanup(mounted)?;
     }
     if let Some(upper) = &record.upper {
         data_roots::capture(upper, &record.data_roots)?;

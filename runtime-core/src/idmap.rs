@@ -45,6 +45,25 @@ impl IdMap {
     pub fn host_gid(&self, gid: u32) -> Option<u32> {
         to_host(&self.gids, gid)
     }
+
+    /// User inside whose host id `uid` is, if one has it.
+    pub fn container_uid(&self, uid: u32) -> Option<u32> {
+        to_container(&self.uids, uid)
+    }
+
+    /// Group inside whose host id `gid` is, if one has it.
+    pub fn container_gid(&self, gid: u32) -> Option<u32> {
+        to_container(&self.gids, gid)
+    }
+}
+
+fn to_container(lines: &[IdMapping], id: u32) -> Option<u32> {
+    lines.iter().find_map(|m| {
+        let offset = id.checked_sub(m.host)?;
+        (offset < m.size)
+            .then(|| m.container.checked_add(offset))
+            .flatten()
+    })
 }
 
 fn to_host(lines: &[IdMapping], id: u32) -> Option<u32> {
@@ -89,6 +108,9 @@ mod tests {
         assert_eq!(map.host_uid(0), Some(1_000_000));
         assert_eq!(map.host_gid(65535), Some(1_065_535));
         assert_eq!(map.host_uid(65536), None);
+        assert_eq!(map.container_uid(1_000_033), Some(33));
+        assert_eq!(map.container_gid(1_065_536), None);
+        assert_eq!(map.container_gid(999_999), None);
     }
 
     #[test]

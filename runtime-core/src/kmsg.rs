@@ -6,18 +6,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
+use crate::error::{OsContext, Result};
+use crate::fuse;
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo,
     LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, ReplyAttr, ReplyData, ReplyEmpty,
     ReplyOpen, ReplyPoll, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
-};
-
-use crate::error::{OsContext, Result};
 
 /// How long the kernel may cache attributes that never change.
 const FOREVER: Duration = Duration::from_secs(86400);
@@ -31,32 +26,7 @@ pub(crate) struct Kmsg {
 impl Kmsg {
     /// Mounts it detached and serves it from a thread of its own.
     pub(crate) fn start() -> Result<Kmsg> {
-        let device = openat(
-            CWD,
-            "/dev/fuse",
-            OFlags::RDWR | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .os("open", "/dev/fuse")?;
-        let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).os("fsopen", "fuse")?;
-        let number = std::os::fd::AsRawFd::as_raw_fd(&device).to_string();
-        for (key, value) in [
-            ("source", "kmsg"),
-            ("fd", &number),
-            ("rootmode", "100666"),
-            ("user_id", "0"),
-            ("group_id", "0"),
-        ] {
-            fsconfig_set_string(&context, key, value)
-                .os("set option of fuse", format!("{key}={value}"))?;
-        }
-        fsconfig_set_flag(&context, "allow_other").os("set option of fuse", "allow_other")?;
-        fsconfig_create(&context).os("create file system", "fuse")?;
-        let plain = MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let mount =
-            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, plain).os("fsmount", "fuse")?;
+        let fuse::Mounted { device, mount } = fuse::mount("kmsg", "100666", &["allow_other"])?;
         let session = Session::from_fd(File, device, SessionACL::All, fuser::Config::default())
             .os("serve", "kmsg")?;
         std::thread::Builder::new()

@@ -11,12 +11,15 @@ pub mod container;
 mod data_roots;
 pub mod error;
 mod fault;
+mod fuse;
 #[cfg(fuzzing)]
 pub mod fuzz;
 pub mod hooks;
 pub mod idmap;
 mod kmsg;
 mod limits;
+mod mounted;
+mod mountinfo;
 pub mod plan;
 pub mod pod;
 mod proto;
@@ -28,8 +31,10 @@ pub mod seccomp;
 pub mod stage;
 mod stage_process;
 pub mod step;
+mod superblock;
 #[expect(unsafe_code, reason = "system calls that no kept crate offers")]
 mod sys;
+mod view;
 
 pub use container::{Container, CreateRequest, Exec, ExecRequest, RootfsMount, Stdio, cleanup};
 pub use error::{Error, Result, Warning};

@@ -95,6 +95,8 @@ pub(crate) enum FdKind {
     Devpts,
     /// User namespace.
     Userns,
+    /// Detached mount of the root file system with its data roots, to give the host a view of.
+    Rootfs,
     /// pidfd of the container's init.
     Init,
 }
@@ -110,6 +112,8 @@ pub(crate) struct InitRequest {
     pub(crate) idmap: Option<IdMap>,
     /// The root file system.
     pub(crate) rootfs: RootfsSource,
+    /// Whether to report it as [`FdKind::Rootfs`].
+    pub(crate) view: bool,
     /// Bundle.
     pub(crate) bundle: String,
     /// What to do about mounts that cannot be ID-mapped.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data_roots::DataRoot;
 use crate::error::{OsContext, Result};
+use crate::mounted::Mounted;
 use crate::plan::Hook;
 
 /// Name of the file in the bundle.
@@ -27,6 +28,9 @@ pub(crate) struct Record {
     pub(crate) upper: Option<PathBuf>,
     /// Data roots, once the stage has made them.
     pub(crate) data_roots: Vec<DataRoot>,
+    /// The root file system as the engine had mounted it, if it had.
+    #[serde(default)]
+    pub(crate) mounted: Option<Mounted>,
     /// Hooks that delete runs.
     pub(crate) poststop: Vec<Hook>,
     /// For the hooks' state.

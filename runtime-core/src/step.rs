@@ -32,6 +32,8 @@ steps! {
     Fuse => "fuse",
     /// Write the record that `delete` reads.
     Record => "record",
+    /// Unmount a root file system that the engine has mounted.
+    TakeRootfs => "take-rootfs",
     /// Start the stage process.
     Spawn => "spawn",
     /// Stage: private mount namespace.
@@ -60,6 +62,8 @@ steps! {
     Sysctl => "sysctl",
     /// Stage: masked and read-only paths.
     Masks => "masks",
+    /// Give the host a view of a root file system that the engine had mounted.
+    View => "view",
     /// createRuntime and createContainer hooks.
     Hooks => "hooks",
     /// Stage: pivot_root.
@@ -76,6 +80,8 @@ steps! {
     Join => "join",
     /// Delete: kill what is left.
     Kill => "kill",
+    /// Delete: put the engine's root file system back.
+    GiveBackRootfs => "give-back-rootfs",
     /// Delete: swap data roots into the layer.
     Capture => "capture",
     /// Delete: remove the cgroup.

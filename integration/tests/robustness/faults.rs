@@ -26,6 +26,7 @@ const CREATE: &[Step] = &[
     Step::Range,
     Step::Cgroup,
     Step::Fuse,
+    Step::TakeRootfs,
     Step::Spawn,
     Step::MountNs,
     Step::Userns,
@@ -40,6 +41,7 @@ const CREATE: &[Step] = &[
     Step::Mounts,
     Step::Sysctl,
     Step::Masks,
+    Step::View,
     Step::Hooks,
     Step::Pivot,
     Step::Lock,
@@ -58,6 +60,7 @@ const EXEC: &[Step] = &[
 ];
 const DELETE: &[Step] = &[
     Step::Kill,
+    Step::GiveBackRootfs,
     Step::Capture,
     Step::RemoveCgroup,
     Step::ReleaseRange,

@@ -65,6 +65,12 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
             channel.send(&Message::DataRoots(roots))
         })?;
     }
+    let view = steps.run(Step::View, || {
+        request
+            .view
+            .then(|| root::for_view(&rootfs.dir))
+            .transpose()
+    })?;
     let root = &rootfs.dir;
     steps.run(Step::EnterNs, || enter(&made, plan))?;
     steps.run(Step::Proc, || {
@@ -109,7 +115,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     })?;
 
     steps.run(Step::Hooks, || {
-        report(channel, &made, warnings, &terminals)?;
+        report(channel, &made, warnings, &terminals, view)?;
         hooks(channel, plan, &go)
     })?;
     steps.run(Step::Pivot, || {
@@ -325,12 +331,17 @@ fn report(
     made: &Made,
     warnings: Vec<Warning>,
     terminals: &dev::Terminals,
+    view: Option<OwnedFd>,
 ) -> Result<()> {
     let mut kinds = vec![FdKind::Devpts, FdKind::Userns];
     let mut fds = vec![terminals.devpts.as_fd(), made.user.as_fd()];
     if let Some(console) = &terminals.console {
         kinds.push(FdKind::Console);
         fds.push(console.as_fd());
+    }
+    if let Some(view) = &view {
+        kinds.push(FdKind::Rootfs);
+        fds.push(view.as_fd());
     }
     let idmap = made.idmap.clone();
     channel.send_with(

@@ -13,12 +13,12 @@ use crate::error::{Error, OsContext, Result};
 use crate::plan::FsOption;
 
 /// nosuid, nodev, noexec: what no pseudo file system needs.
-pub(super) const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+pub(crate) const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// Opens a context for file system `fs_type` and sets `options`.
-pub(super) fn context(fs_type: &str, options: &[FsOption]) -> Result<OwnedFd> {
+pub(crate) fn context(fs_type: &str, options: &[FsOption]) -> Result<OwnedFd> {
     let fs = fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC).os("fsopen", fs_type)?;
     if !options.iter().any(|option| option.key == "source") {
         // What /proc/mounts shows as the device; `none` confuses tools that look for `overlay`.
@@ -44,18 +44,18 @@ pub(super) fn context(fs_type: &str, options: &[FsOption]) -> Result<OwnedFd> {
 }
 
 /// Creates the superblock of context `fs`.
-pub(super) fn create(fs: &OwnedFd, fs_type: &str) -> Result<()> {
+pub(crate) fn create(fs: &OwnedFd, fs_type: &str) -> Result<()> {
     fsconfig_create(fs).map_err(|errno| explain(fs, "create file system", fs_type, errno))
 }
 
 /// Makes a detached mount of the created context `fs`.
-pub(super) fn mount(fs: &OwnedFd, fs_type: &str, attributes: MountAttrFlags) -> Result<OwnedFd> {
+pub(crate) fn mount(fs: &OwnedFd, fs_type: &str, attributes: MountAttrFlags) -> Result<OwnedFd> {
     fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(|errno| explain(fs, "fsmount", fs_type, errno))
 }
 
 /// A new file system, mounted detached.
-pub(super) fn new(
+pub(crate) fn new(
     fs_type: &str,
     options: &[FsOption],
     attributes: MountAttrFlags,
@@ -66,18 +66,18 @@ pub(super) fn new(
 }
 
 /// Attaches the detached mount `mount` on `target`.
-pub(super) fn attach(mount: impl AsFd, target: impl AsFd, name: &str) -> Result<()> {
+pub(crate) fn attach(mount: impl AsFd, target: impl AsFd, name: &str) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", flags).os("move_mount to", name)
 }
 
 /// A detached copy of the mount at `path`, with those below it if `recursive`.
-pub(super) fn clone_path(path: &std::path::Path, recursive: bool) -> Result<OwnedFd> {
+pub(crate) fn clone_path(path: &std::path::Path, recursive: bool) -> Result<OwnedFd> {
     open_tree(CWD, path, tree_flags(recursive)).os("open_tree", path.display())
 }
 
 /// A detached copy of the mount behind `fd` (an O_PATH descriptor), rooted at it.
-pub(super) fn clone_fd(fd: impl AsFd, recursive: bool, name: &str) -> Result<OwnedFd> {
+pub(crate) fn clone_fd(fd: impl AsFd, recursive: bool, name: &str) -> Result<OwnedFd> {
     open_tree(fd, "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH).os("open_tree", name)
 }
 
@@ -91,7 +91,7 @@ fn tree_flags(recursive: bool) -> OpenTreeFlags {
 }
 
 /// A key with a value.
-pub(super) fn option(key: &str, value: impl ToString) -> FsOption {
+pub(crate) fn option(key: &str, value: impl ToString) -> FsOption {
     FsOption {
         key: key.into(),
         value: Some(value.to_string()),
@@ -99,7 +99,7 @@ pub(super) fn option(key: &str, value: impl ToString) -> FsOption {
 }
 
 /// An error with what the kernel logged in the context (fsopen(2): messages are read from it).
-pub(super) fn explain(
+pub(crate) fn explain(
     fs: &OwnedFd,
     op: &'static str,
     target: &str,

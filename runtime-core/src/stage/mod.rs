@@ -10,7 +10,7 @@ mod copy;
 mod data_roots;
 pub(crate) mod dev;
 mod exec;
-mod fs;
+pub(crate) mod fs;
 mod init;
 mod inroot;
 mod kernfs;

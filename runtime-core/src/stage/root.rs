@@ -13,7 +13,7 @@ use super::fs;
 use crate::error::{Error, OsContext, Result};
 use crate::plan::FsOption;
 use crate::rootfs::{Overlay, RootfsSource};
-use crate::sys::mount::{Change, RDONLY, set_attr};
+use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 
 /// ID-mapped clones of the mounts that hold the layers, and openings below them.
 #[derive(Debug)]
@@ -151,6 +151,18 @@ pub(super) fn mount(
     let dir = open_dir(mount_point)?;
     let layers = layers.filter(|_| matches!(source, RootfsSource::Overlay(o) if o.upper.is_some()));
     Ok(Root { dir, layers })
+}
+
+/// A copy of the root file system as it is so far, for the shim to serve to the host. No device in it opens.
+pub(super) fn for_view(root: &OwnedFd) -> Result<OwnedFd> {
+    let tree = fs::clone_fd(root, true, "root file system")?;
+    let change = Change {
+        set: NODEV | NOSUID | NOEXEC,
+        recursive: true,
+        ..Change::default()
+    };
+    set_attr(&tree, change).os("mount_setattr nodev", "view of the root file system")?;
+    Ok(tree)
 }
 
 fn map_tree(

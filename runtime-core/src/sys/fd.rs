@@ -1,7 +1,13 @@
 //! Descriptors as a whole.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+
+/// A path that leads to what `fd` refers to, for calls that take no descriptor (proc_pid_fd(5)).
+pub(crate) fn path(fd: impl AsFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()
+}
 
 /// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
 pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {

@@ -1,0 +1,131 @@
+//! The host's view of a container's root file system, where the engine has mounted it itself (design D6 (c)): a FUSE
+//! file system at the old path, served by the shim, that passes through to the container's overlay.
+//!
+//! A bind of the overlay would do for reading, but host root has no id in it: it could make nothing. The server acts
+//! with the ids of root inside, and shows the ids that are on disk. Only the host's root may use it: the kernel lets
+//! nobody else in (fuse(8), without `allow_other`).
+
+mod ids;
+mod nodes;
+mod server;
+mod tree;
+mod watch;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fuser::{Session, SessionACL};
+use nix::sched::CloneFlags;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
+
+use self::ids::Ids;
+use self::server::{Server, Shared};
+use self::tree::Tree;
+use self::watch::Watch;
+use crate::error::{Error, OsContext, Result};
+use crate::idmap::IdMap;
+use crate::mounted::{attach, stat};
+use crate::mountinfo::Mount;
+use crate::{fuse, sys};
+
+/// What /proc/self/mountinfo shows behind `fuse.`.
+const SUBTYPE: &str = "sysbox-view";
+
+/// A view at its path.
+#[derive(Debug)]
+pub(crate) struct View {
+    path: PathBuf,
+    mount_id: u64,
+    tree: Shared,
+    watch: Watch,
+}
+
+impl View {
+    /// Mounts a view of the file system at `root` (a detached mount) on `path` and serves it. `upper` is the upper
+    /// directory of the overlay that is seen: another overlay on it that appears above the view goes.
+    pub(crate) fn start(
+        path: &Path,
+        upper: Option<PathBuf>,
+        root: OwnedFd,
+        idmap: &IdMap,
+    ) -> Result<View> {
+        let (uid, gid) = idmap
+            .host_uid(0)
+            .zip(idmap.host_gid(0))
+            .ok_or_else(|| Error::invalid("linux.uidMappings", "no mapping of id 0", "map it"))?;
+        let tree = Tree::new(root, Ids(idmap.clone())).os("stat", "root file system")?;
+        let tree: Shared = Arc::new(Mutex::new(Some(tree)));
+        let fuse::Mounted { device, mount } =
+            fuse::mount(SUBTYPE, "40000", &["default_permissions"])?;
+        let session = Session::from_fd(
+            Server(Arc::clone(&tree)),
+            device,
+            SessionACL::Owner,
+            fuser::Config::default(),
+        )
+        .os("serve", "view")?;
+        std::thread::Builder::new()
+            .name("view".into())
+            .spawn(move || match act_as(uid, gid) {
+                // The end of a session is the end of its mounts; nobody waits for it.
+                Ok(()) => drop(session.run()),
+                Err(error) => tracing::error!(error = error.chain(), "view of a root file system"),
+            })
+            .os("start thread", "view")?;
+        attach(&mount, path)?;
+        let mount_id = stat(path)?.stx_mnt_id;
+        let watch = match Watch::start(path, mount_id, upper) {
+            Ok(watch) => watch,
+            Err(error) => {
+                // Its error would hide the first.
+                let _ = unmount(path, UnmountFlags::DETACH);
+                return Err(error);
+            }
+        };
+        Ok(View {
+            path: path.into(),
+            mount_id,
+            tree,
+            watch,
+        })
+    }
+
+    /// Whether `mount` is one, of this shim or of one that has died.
+    pub(crate) fn is(mount: &Mount) -> bool {
+        mount.fs_type.strip_prefix("fuse.") == Some(SUBTYPE)
+    }
+
+    /// Takes it away. Files that somebody has open in it are gone, and so is what it holds of the container.
+    pub(crate) fn close(self) -> Result<()> {
+        self.watch.stop();
+        let unmounted = if stat(&self.path).is_ok_and(|now| now.stx_mnt_id == self.mount_id) {
+            match unmount(&self.path, UnmountFlags::DETACH) {
+                // The engine was first.
+                Err(Errno::INVAL) => Ok(()),
+                unmounted => unmounted.os("umount view", self.path.display()),
+            }
+        } else {
+            Ok(())
+        };
+        drop(
+            self.tree
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        unmounted
+    }
+}
+
+/// Makes this thread, and those that it starts, work as root inside, with all capabilities and without a umask.
+fn act_as(uid: u32, gid: u32) -> Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_FS).os("unshare", "umask")?;
+    rustix::process::umask(Mode::empty());
+    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+        .os("prctl", "securebits")?;
+    sys::process::set_fs_ids(uid, gid).os("setfsuid", uid)
+}

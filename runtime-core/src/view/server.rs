@@ -1,0 +1,517 @@
+//! The kernel's requests (fuse(4)) to a [`Tree`].
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::{AtFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
+use super::tree::{Change, Result, Tree};
+
+/// The container changes its files, so the kernel asks every time.
+const NEVER: Duration = Duration::ZERO;
+/// Longest write in one request.
+const MAX_WRITE: u32 = 1 << 20;
+/// Names stand for one thing for ever: numbers are not used again.
+const GENERATION: Generation = Generation(0);
+
+/// The tree until it is closed.
+pub(super) type Shared = Arc<Mutex<Option<Tree>>>;
+
+/// Answers from the one thread of its session.
+pub(super) struct Server(pub(super) Shared);
+
+impl Server {
+    fn with<T>(
+        &self,
+        act: impl FnOnce(&mut Tree) -> Result<T>,
+    ) -> std::result::Result<T, fuser::Errno> {
+        // A panic in an operation leaves at most a node too many.
+        let mut tree = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tree = tree.as_mut().ok_or(fuser::Errno::ENOTCONN)?;
+        act(tree).map_err(|errno| fuser::Errno::from_i32(errno.raw_os_error()))
+    }
+
+    fn entry(&self, reply: ReplyEntry, act: impl FnOnce(&mut Tree) -> Result<(u64, Stat)>) {
+        let found = self.with(|tree| {
+            let (number, stat) = act(tree)?;
+            Ok(attributes(tree, number, &stat))
+        });
+        match found {
+            Ok(attributes) => reply.entry(&NEVER, &attributes, GENERATION),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn attr(&self, node: INodeNo, reply: ReplyAttr, act: impl FnOnce(&mut Tree) -> Result<Stat>) {
+        let found = self.with(|tree| {
+            let stat = act(tree)?;
+            Ok(attributes(tree, node.0, &stat))
+        });
+        match found {
+            Ok(attributes) => reply.attr(&NEVER, &attributes),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn done(&self, reply: ReplyEmpty, act: impl FnOnce(&mut Tree) -> Result<()>) {
+        match self.with(act) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn data(&self, reply: ReplyData, act: impl FnOnce(&mut Tree) -> Result<Vec<u8>>) {
+        match self.with(act) {
+            Ok(data) => reply.data(&data),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn opened(
+        &self,
+        reply: ReplyOpen,
+        flags: FopenFlags,
+        act: impl FnOnce(&mut Tree) -> Result<u64>,
+    ) {
+        match self.with(act) {
+            Ok(handle) => reply.opened(FileHandle(handle), flags),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    /// getxattr(2) and listxattr(2) ask for the length first.
+    fn xattr(&self, size: u32, reply: ReplyXattr, act: impl FnOnce(&mut Tree) -> Result<Vec<u8>>) {
+        match self.with(act) {
+            Ok(value) => match u32::try_from(value.len()) {
+                Ok(length) if size == 0 => reply.size(length),
+                Ok(length) if length <= size => reply.data(&value),
+                _ => reply.error(fuser::Errno::ERANGE),
+            },
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+fn attributes(tree: &Tree, number: u64, stat: &Stat) -> FileAttr {
+    let (uid, gid) = tree.owner(stat);
+    FileAttr {
+        ino: INodeNo(number),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+        atime: time(stat.st_atime, stat.st_atime_nsec),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+        crtime: UNIX_EPOCH,
+        kind: kind(rustix::fs::FileType::from_raw_mode(stat.st_mode)),
+        perm: u16::try_from(stat.st_mode & 0o7777).unwrap_or(0),
+        nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+        uid,
+        gid,
+        rdev: u32::try_from(stat.st_rdev).unwrap_or(0),
+        blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
+        flags: 0,
+    }
+}
+
+fn kind(kind: rustix::fs::FileType) -> FileType {
+    use rustix::fs::FileType as Kind;
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharacterDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn time(seconds: i64, nanoseconds: impl TryInto<u32>) -> SystemTime {
+    let nanoseconds = Duration::from_nanos(nanoseconds.try_into().unwrap_or(0).into());
+    let seconds_off = Duration::from_secs(seconds.unsigned_abs());
+    let whole = if seconds < 0 {
+        UNIX_EPOCH.checked_sub(seconds_off)
+    } else {
+        UNIX_EPOCH.checked_add(seconds_off)
+    };
+    whole
+        .and_then(|whole| whole.checked_add(nanoseconds))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+fn timespec(time: Option<TimeOrNow>) -> Timespec {
+    let time = match time {
+        None => {
+            return Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT,
+            };
+        }
+        Some(TimeOrNow::Now) => {
+            return Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_NOW,
+            };
+        }
+        Some(TimeOrNow::SpecificTime(time)) => time,
+    };
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => Timespec {
+            tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: since.subsec_nanos().into(),
+        },
+        // Before 1970 the fraction still counts forward.
+        Err(before) => {
+            let before = before.duration();
+            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            match before.subsec_nanos() {
+                0 => Timespec {
+                    tv_sec: -seconds,
+                    tv_nsec: 0,
+                },
+                nanoseconds => Timespec {
+                    tv_sec: -seconds - 1,
+                    tv_nsec: (1_000_000_000 - nanoseconds).into(),
+                },
+            }
+        }
+    }
+}
+
+impl Filesystem for Server {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // The answer is the nearest that is possible.
+        let _ = config.set_max_write(MAX_WRITE);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.entry(reply, |tree| tree.lookup(parent.0, name));
+    }
+
+    fn forget(&self, _: &Request, node: INodeNo, count: u64) {
+        // Nobody is left to forget it where the tree is closed.
+        let _ = self.with(|tree| {
+            tree.forget(node.0, count);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _: &Request, node: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.attr(node, reply, |tree| tree.stat(node.0, handle.map(|h| h.0)));
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let times = (atime.is_some() || mtime.is_some()).then(|| Timestamps {
+            last_access: timespec(atime),
+            last_modification: timespec(mtime),
+        });
+        let change = Change {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            times,
+        };
+        self.attr(node, reply, |tree| {
+            tree.change(node.0, handle.map(|h| h.0), change)
+        });
+    }
+
+    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+        self.data(reply, |tree| tree.readlink(node.0));
+    }
+
+    fn mknod(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        self.entry(reply, |tree| tree.mknod(parent.0, name, mode));
+    }
+
+    fn mkdir(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        self.entry(reply, |tree| tree.mkdir(parent.0, name, mode & 0o7777));
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.done(reply, |tree| tree.unlink(parent.0, name, AtFlags::empty()));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.done(reply, |tree| {
+            tree.unlink(parent.0, name, AtFlags::REMOVEDIR)
+        });
+    }
+
+    fn symlink(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        self.entry(reply, |tree| tree.symlink(parent.0, name, target));
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.done(reply, |tree| {
+            tree.rename((parent.0, name), (new_parent.0, new_name), flags.bits())
+        });
+    }
+
+    fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.entry(reply, |tree| tree.link(node.0, parent.0, name));
+    }
+
+    /// Past the page cache: what the container writes is seen at once.
+    fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.opened(reply, FopenFlags::FOPEN_DIRECT_IO, |tree| {
+            tree.open_file(node.0, flags.0)
+        });
+    }
+
+    fn create(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self.with(|tree| {
+            let (number, stat, handle) = tree.create(parent.0, name, mode & 0o7777, flags)?;
+            Ok((attributes(tree, number, &stat), handle))
+        });
+        match made {
+            Ok((attributes, handle)) => reply.created(
+                &NEVER,
+                &attributes,
+                GENERATION,
+                FileHandle(handle),
+                FopenFlags::FOPEN_DIRECT_IO,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.data(reply, |tree| tree.read(handle.0, offset, size));
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.with(|tree| tree.write(handle.0, offset, data)) {
+            Ok(length) => reply.written(u32::try_from(length).unwrap_or(u32::MAX)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.done(reply, |tree| {
+            tree.release(handle.0);
+            Ok(())
+        });
+    }
+
+    fn fsync(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.done(reply, |tree| tree.fsync(handle.0, data_only));
+    }
+
+    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.opened(reply, FopenFlags::empty(), |tree| {
+            tree.open_directory(node.0)
+        });
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let read = self.with(|tree| {
+            tree.read_directory(handle.0, offset, |entry| {
+                let kind = kind(entry.kind);
+                !reply.add(INodeNo(entry.number), entry.next, kind, &entry.name)
+            })
+        });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.done(reply, |tree| {
+            tree.release(handle.0);
+            Ok(())
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.done(reply, |tree| tree.fsync(handle.0, data_only));
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        match self.with(|tree| tree.statfs()) {
+            Ok(fs) => reply.statfs(
+                fs.f_blocks,
+                fs.f_bfree,
+                fs.f_bavail,
+                fs.f_files,
+                fs.f_ffree,
+                short(fs.f_bsize),
+                short(fs.f_namemax),
+                short(fs.f_frsize),
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        self.done(reply, |tree| tree.set_xattr(node.0, name, value, flags));
+    }
+
+    fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.xattr(size, reply, |tree| tree.xattr(node.0, name));
+    }
+
+    fn listxattr(&self, _: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        self.xattr(size, reply, |tree| tree.xattrs(node.0));
+    }
+
+    fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.done(reply, |tree| tree.remove_xattr(node.0, name));
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.done(reply, |tree| tree.fallocate(handle.0, offset, length, mode));
+    }
+}

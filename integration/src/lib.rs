@@ -5,6 +5,7 @@
 //! | [`host`] | what this machine must have, and how to say what it lacks |
 //! | [`cache`] | artefacts built once, atomically, outside the tree |
 //! | [`debian`] | root file systems from Debian packages |
+//! | [`engines`] | engines and clients from their Go modules |
 //! | [`image`] | OCI images made of those, without a registry |
 //! | [`node`] | a real containerd in private namespaces |
 //! | [`kernel_log`] | what the kernel complained about |
@@ -18,6 +19,7 @@
 
 pub mod cache;
 pub mod debian;
+pub mod engines;
 pub mod host;
 pub mod image;
 pub mod kernel_log;

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use integration::debian::Release;
+use integration::engines::Engine;
 use integration::image::Image;
 use integration::node::Node;
 use integration::process;
 
-const USAGE: &str = "usage: node [--release sid|trixie] [--shim PATH] [--image busybox|systemd|dind-systemd|dind|all]… [--cri] [-- COMMAND…]";
+const USAGE: &str = "usage: node [--release sid|trixie] [--shim PATH] [--image busybox|systemd|dind-systemd|dind|all]… [--engine NAME]… [--cri] [-- COMMAND…]";
 
 fn main() -> ExitCode {
     match run() {
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
 fn run() -> Result<i32> {
     let mut words = std::env::args().skip(1);
     let (mut release, mut shim, mut cri, mut images) = (Release::Sid, None, false, Vec::new());
-    let mut command = Vec::new();
+    let (mut command, mut engines) = (Vec::new(), Vec::new());
     while let Some(word) = words.next() {
         let mut value = || {
             words
@@ -35,6 +36,7 @@ fn run() -> Result<i32> {
             "--release" => release = value()?.parse()?,
             "--shim" => shim = Some(PathBuf::from(value()?)),
             "--image" => images.extend(named(&value()?)?),
+            "--engine" => engines.push(Engine::named(&value()?)?),
             "--cri" => cri = true,
             "--" => command = words.by_ref().collect(),
             _ => bail!("unknown argument {word:?}; {USAGE}"),
@@ -43,7 +45,7 @@ fn run() -> Result<i32> {
     if images.is_empty() {
         images.push(Image::Busybox);
     }
-    let mut builder = Node::builder(release).cri(cri);
+    let mut builder = Node::builder(release).cri(cri).engines(&engines);
     if let Some(shim) = shim {
         builder = builder.shim(shim);
     }

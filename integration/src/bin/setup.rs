@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use integration::debian::{self, Release};
+use integration::engines::Engine;
 use integration::host;
 use integration::image::Image;
 use integration::node::Node;
@@ -42,6 +43,15 @@ fn run() -> Result<()> {
     }
     jobs.extend(
         Release::ALL.map(|release| Box::new(move || debian::node_root(release).map(drop)) as Job),
+    );
+    jobs.extend(
+        [
+            Engine::Containerd23,
+            Engine::Containerd24,
+            Engine::Nerdctl,
+            Engine::CriTools,
+        ]
+        .map(|engine| Box::new(move || engine.programs().map(drop)) as Job),
     );
     run_all(jobs)?;
     // A first node of each release unpacks the images for all later ones.

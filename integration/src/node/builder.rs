@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Launch, Node, launch, template};
 use crate::debian::{self, Release};
+use crate::engines::Engine;
 use crate::image::Image;
 use crate::{cache, host};
 
@@ -22,6 +23,7 @@ pub struct Builder {
     shim: Option<PathBuf>,
     cri: bool,
     images: Vec<Image>,
+    engines: Vec<Engine>,
 }
 
 impl Builder {
@@ -31,6 +33,7 @@ impl Builder {
             shim: None,
             cri: false,
             images: Vec::new(),
+            engines: Vec::new(),
         }
     }
 
@@ -55,12 +58,22 @@ impl Builder {
         self
     }
 
+    /// Puts these programs before Debian's of the same name.
+    #[must_use]
+    pub fn engines(mut self, engines: &[Engine]) -> Self {
+        self.engines = engines.to_vec();
+        self
+    }
+
     /// Builds and caches what such a node is made of: the next [`Self::start`] takes half a second.
     ///
     /// # Errors
     /// If packages cannot be had or an image cannot be unpacked.
     pub fn prepare(&self) -> Result<()> {
         debian::node_root(self.release)?;
+        for engine in &self.engines {
+            engine.programs()?;
+        }
         template::prepare(self.release, &self.images)
     }
 
@@ -75,6 +88,12 @@ impl Builder {
             bail!("{obstacle}");
         }
         let root = debian::node_root(self.release)?;
+        // Before there is a directory that another node's start would sweep away as a dead node's.
+        let mut programs = Vec::new();
+        for engine in &self.engines {
+            let dir = engine.programs()?;
+            programs.extend(engine.names().iter().map(|name| dir.join(name)));
+        }
         let runs = cache::root()?.join("run");
         fs::create_dir_all(&runs).with_context(|| format!("create {}", runs.display()))?;
         launch::sweep(&runs);
@@ -101,6 +120,10 @@ impl Builder {
             None => host::shim().ok(),
         };
         self_contained(&state.join("upper"), shim.as_deref(), self.cri)?;
+        for program in programs {
+            let name = program.file_name().context("a program has a name")?;
+            put(&program, &state.join("upper/usr/local/bin").join(name))?;
+        }
 
         let launch = Launch {
             name: name.clone(),
@@ -147,11 +170,7 @@ fn self_contained(upper: &Path, shim: Option<&Path>, cri: bool) -> Result<()> {
     let bin = upper.join("usr/local/bin");
     fs::create_dir_all(&bin)?;
     if let Some(shim) = shim {
-        let target = bin.join("containerd-shim-sysbox-v2");
-        // A link where the cache is on the same file system: an unstripped shim has a hundred megabytes.
-        fs::hard_link(shim, &target)
-            .or_else(|_| fs::copy(shim, &target).map(drop))
-            .with_context(|| format!("put {} into the node", shim.display()))?;
+        put(shim, &bin.join("containerd-shim-sysbox-v2"))?;
     }
     let off = if cri {
         ""
@@ -165,4 +184,11 @@ fn self_contained(upper: &Path, shim: Option<&Path>, cri: bool) -> Result<()> {
         format!("version = 2\ndisabled_plugins = [{off}]\n"),
     )
     .context("write containerd's configuration")
+}
+
+/// Links a program into the node, or copies it from another file system: an unstripped shim has a hundred megabytes.
+fn put(program: &Path, target: &Path) -> Result<()> {
+    fs::hard_link(program, target)
+        .or_else(|_| fs::copy(program, target).map(drop))
+        .with_context(|| format!("put {} into the node", program.display()))
 }

@@ -234,7 +234,12 @@ impl Container {
             Ok(cgroup)
         })?;
         let kmsg = steps.here(Step::Fuse, || Ok(start_kmsg(pod, &mut warnings)))?;
-        let taken = steps.here(Step::TakeRootfs, || mounted.map(Taken::new).transpose())?;
+        let taken = steps.here(Step::TakeRootfs, || {
+            let point = bundle.join("rootfs");
+            mounted
+                .map(|mounted| Taken::new(mounted, point))
+                .transpose()
+        })?;
         let mut layer = Layer {
             upper: record.upper.clone(),
             roots: record.data_roots.clone(),
@@ -311,8 +316,9 @@ impl Container {
         steps.here(Step::Record, || record.write(&bundle))?;
         warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &plan.process))?);
         steps.here(Step::View, || {
-            match (&taken, take_fd(&kinds, &mut fds, FdKind::Rootfs)) {
-                (Some(taken), Some(tree)) => taken.show(tree, &idmap),
+            let mut take = |kind| take_fd(&kinds, &mut fds, kind);
+            match (&taken, take(FdKind::Rootfs).zip(take(FdKind::Overlay))) {
+                (Some(taken), Some(mounts)) => taken.show(mounts, &idmap),
                 (None, None) => Ok(()),
                 _ => Err(unexpected("a view that nobody wants, or none")),
             }
@@ -331,6 +337,7 @@ impl Container {
             (Message::Ready, _) => {}
             (other, _) => return Err(unexpected(&format!("{other:?} from init"))),
         }
+        taken.as_ref().map_or(Ok(()), Taken::anchor)?;
         let mut take = |kind| take_fd(&kinds, &mut fds, kind);
         let missing = || unexpected("a descriptor is missing");
         pod.made(&take(FdKind::Userns).ok_or_else(missing)?, &idmap)?;
@@ -607,7 +614,7 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         Err(error) => return Err(error),
     }
     if let Some(mounted) = &record.mounted {
-        mounted::cleanup(mounted)?;
+        mounted::cleanup(mounted, &bundle.join("rootfs"))?;
     }
     if let Some(upper) = &record.upper {
         data_roots::capture(upper, &record.data_roots)?;

@@ -24,7 +24,7 @@ use crate::rootfs::Overlay;
 use crate::stage::fs;
 use crate::superblock::Superblock;
 use crate::sys;
-use crate::view::View;
+use crate::view::{self, View};
 
 /// Our work directory, beside the upper directory: the engine that removes the layer removes it.
 const WORK: &str = "sysbox.work";
@@ -74,10 +74,9 @@ impl Mounted {
     /// Puts it back, as a dead shim or engine may have left the path.
     pub(crate) fn put_back(&self) -> Result<()> {
         // The view of a shim that has died, and whatever the engine has mounted above it since.
-        while self.mounts_at()?.iter().any(View::is) {
-            unmount(&self.path, UnmountFlags::DETACH).os("umount", self.path.display())?;
-        }
-        if !self.mounts_at()?.is_empty() {
+        view::take_away(&self.path)?;
+        let is_taken = |mount: &Mount| mount.point == self.path;
+        if mountinfo::read()?.iter().any(is_taken) {
             return Ok(());
         }
         let context = fs::context("overlay", &self.overlay.options)?;
@@ -98,16 +97,12 @@ impl Mounted {
         let mount = fs::mount(&context, "overlay", MountAttrFlags::empty())?;
         attach(&mount, &self.path)
     }
-
-    fn mounts_at(&self) -> Result<Vec<Mount>> {
-        let mut mounts = mountinfo::read()?;
-        mounts.retain(|mount| mount.point == self.path);
-        Ok(mounts)
-    }
 }
 
-/// Undoes what a dead shim has done to `mounted`. The engine may have removed the layer meanwhile.
-pub(crate) fn cleanup(mounted: &Mounted) -> Result<()> {
+/// Undoes what a dead shim has done to `mounted`; `point` is where the container's overlay was mounted for it.
+pub(crate) fn cleanup(mounted: &Mounted, point: &Path) -> Result<()> {
+    detach(point)?;
+    // The engine may have removed the layer meanwhile.
     match mounted.put_back() {
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
         result => result,
@@ -118,6 +113,8 @@ pub(crate) fn cleanup(mounted: &Mounted) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct Taken {
     mounted: Mounted,
+    /// Where the container's overlay is mounted for us.
+    point: PathBuf,
     state: Mutex<State>,
 }
 
@@ -131,8 +128,8 @@ enum State {
 }
 
 impl Taken {
-    /// Unmounts the engine's overlay.
-    pub(crate) fn new(mounted: Mounted) -> Result<Taken> {
+    /// Unmounts the engine's overlay; the container's is going to be at `point` as well.
+    pub(crate) fn new(mounted: Mounted, point: PathBuf) -> Result<Taken> {
         let path = mounted.path.display();
         if let Some((_, work)) = &mounted.ours().upper {
             let made = std::fs::DirBuilder::new().mode(0o700).create(work);
@@ -157,18 +154,28 @@ impl Taken {
         }
         Ok(Taken {
             mounted,
+            point,
             state: Mutex::new(State::Unmounted),
         })
     }
 
-    /// Gives the host a view of the container's overlay at the old path. `tree` is a detached mount of it.
-    pub(crate) fn show(&self, tree: OwnedFd, idmap: &IdMap) -> Result<()> {
-        let overlay = Superblock::watch(&sys::fd::path(&tree))?;
+    /// Gives the host a view of the container's overlay at the old path. `mounts` are detached mounts
+    /// of it, with what is mounted in it and without.
+    pub(crate) fn show(&self, mounts: (OwnedFd, OwnedFd), idmap: &IdMap) -> Result<()> {
+        let overlay = Superblock::watch(&sys::fd::path(&mounts.0))?;
         let upper = self.mounted.overlay.upper.as_ref();
         let upper = upper.map(|(upper, _)| upper.clone());
-        let view = View::start(&self.mounted.path, upper, tree, idmap)?;
+        let view = View::start(&self.mounted.path, upper, mounts, idmap)?;
         *self.lock() = State::Shown(view, overlay);
         Ok(())
+    }
+
+    /// To be called when the stage has left its mount namespace, in which it uses the same path.
+    pub(crate) fn anchor(&self) -> Result<()> {
+        match &*self.lock() {
+            State::Shown(view, _) => view.anchor(&self.point),
+            State::Unmounted | State::GivenBack => Ok(()),
+        }
     }
 
     /// Puts the engine's overlay back: once no process of the container lives. Again is nothing.
@@ -177,6 +184,7 @@ impl Taken {
         match std::mem::replace(&mut *state, State::Unmounted) {
             State::Shown(view, overlay) => {
                 view.close()?;
+                detach(&self.point)?;
                 // Left alone then: better no root file system for the engine than two overlays on one layer.
                 if !overlay.is_gone(GRACE)? {
                     *state = State::GivenBack;
@@ -185,9 +193,9 @@ impl Taken {
                         "the container's overlay is still mounted somewhere after its end",
                     ));
                 }
-                cleanup(&self.mounted)?;
+                cleanup(&self.mounted, &self.point)?;
             }
-            State::Unmounted => cleanup(&self.mounted)?,
+            State::Unmounted => cleanup(&self.mounted, &self.point)?,
             State::GivenBack => {}
         }
         *state = State::GivenBack;
@@ -212,6 +220,14 @@ impl Drop for Taken {
 pub(crate) fn attach(mount: &OwnedFd, path: &Path) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(mount, "", CWD, path, flags).os("move_mount to", path.display())
+}
+
+/// Unmounts what is at `point`, if something is.
+fn detach(point: &Path) -> Result<()> {
+    match unmount(point, UnmountFlags::DETACH) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno).os("umount", point.display()),
+    }
 }
 
 /// Type and identity of the mount at `path`, without a question to whoever serves it.

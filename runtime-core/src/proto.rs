@@ -97,6 +97,8 @@ pub(crate) enum FdKind {
     Userns,
     /// Detached mount of the root file system with its data roots, to give the host a view of.
     Rootfs,
+    /// Detached mount of the root file system alone, for the same purpose.
+    Overlay,
     /// pidfd of the container's init.
     Init,
 }
@@ -112,7 +114,7 @@ pub(crate) struct InitRequest {
     pub(crate) idmap: Option<IdMap>,
     /// The root file system.
     pub(crate) rootfs: RootfsSource,
-    /// Whether to report it as [`FdKind::Rootfs`].
+    /// Whether to report it as [`FdKind::Rootfs`] and [`FdKind::Overlay`].
     pub(crate) view: bool,
     /// Bundle.
     pub(crate) bundle: String,

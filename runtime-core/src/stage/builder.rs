@@ -68,7 +68,10 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     let view = steps.run(Step::View, || {
         request
             .view
-            .then(|| root::for_view(&rootfs.dir))
+            .then(|| {
+                let copy = |recursive| root::for_view(&rootfs.dir, recursive);
+                Ok((copy(true)?, copy(false)?))
+            })
             .transpose()
     })?;
     let root = &rootfs.dir;
@@ -331,7 +334,7 @@ fn report(
     made: &Made,
     warnings: Vec<Warning>,
     terminals: &dev::Terminals,
-    view: Option<OwnedFd>,
+    view: Option<(OwnedFd, OwnedFd)>,
 ) -> Result<()> {
     let mut kinds = vec![FdKind::Devpts, FdKind::Userns];
     let mut fds = vec![terminals.devpts.as_fd(), made.user.as_fd()];
@@ -339,9 +342,9 @@ fn report(
         kinds.push(FdKind::Console);
         fds.push(console.as_fd());
     }
-    if let Some(view) = &view {
-        kinds.push(FdKind::Rootfs);
-        fds.push(view.as_fd());
+    if let Some((rootfs, overlay)) = &view {
+        kinds.extend([FdKind::Rootfs, FdKind::Overlay]);
+        fds.extend([rootfs.as_fd(), overlay.as_fd()]);
     }
     let idmap = made.idmap.clone();
     channel.send_with(

@@ -153,12 +153,13 @@ pub(super) fn mount(
     Ok(Root { dir, layers })
 }
 
-/// A copy of the root file system as it is so far, for the shim to serve to the host. No device in it opens.
-pub(super) fn for_view(root: &OwnedFd) -> Result<OwnedFd> {
-    let tree = fs::clone_fd(root, true, "root file system")?;
+/// A copy of the root file system, with what is mounted in it so far if `recursive`, for the shim to serve to the host.
+/// No device in it opens.
+pub(super) fn for_view(root: &OwnedFd, recursive: bool) -> Result<OwnedFd> {
+    let tree = fs::clone_fd(root, recursive, "root file system")?;
     let change = Change {
         set: NODEV | NOSUID | NOEXEC,
-        recursive: true,
+        recursive,
         ..Change::default()
     };
     set_attr(&tree, change).os("mount_setattr nodev", "view of the root file system")?;

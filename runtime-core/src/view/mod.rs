@@ -7,9 +7,9 @@
 
 mod ids;
 mod nodes;
+mod place;
 mod server;
 mod tree;
-mod watch;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -18,17 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fuser::{Session, SessionACL};
 use nix::sched::CloneFlags;
 use rustix::fs::Mode;
-use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 
 use self::ids::Ids;
+pub(crate) use self::place::take_away;
+use self::place::{Place, Watch};
 use self::server::{Server, Shared};
 use self::tree::Tree;
-use self::watch::Watch;
 use crate::error::{Error, OsContext, Result};
 use crate::idmap::IdMap;
-use crate::mounted::{attach, stat};
 use crate::mountinfo::Mount;
 use crate::{fuse, sys};
 
@@ -38,19 +36,18 @@ const SUBTYPE: &str = "sysbox-view";
 /// A view at its path.
 #[derive(Debug)]
 pub(crate) struct View {
-    path: PathBuf,
-    mount_id: u64,
+    place: Arc<Place>,
     tree: Shared,
     watch: Watch,
 }
 
 impl View {
-    /// Mounts a view of the file system at `root` (a detached mount) on `path` and serves it. `upper` is the upper
-    /// directory of the overlay that is seen: another overlay on it that appears above the view goes.
+    /// Mounts a view of the file system at `root` (a detached mount) on `path` and serves it. `overlay` is what is seen
+    /// without the mounts in it, `upper` its upper directory.
     pub(crate) fn start(
         path: &Path,
         upper: Option<PathBuf>,
-        root: OwnedFd,
+        (root, overlay): (OwnedFd, OwnedFd),
         idmap: &IdMap,
     ) -> Result<View> {
         let (uid, gid) = idmap
@@ -61,37 +58,28 @@ impl View {
         let tree: Shared = Arc::new(Mutex::new(Some(tree)));
         let fuse::Mounted { device, mount } =
             fuse::mount(SUBTYPE, "40000", &["default_permissions"])?;
-        let session = Session::from_fd(
-            Server(Arc::clone(&tree)),
+        let place = Arc::new(Place::take(path, upper, overlay, mount)?);
+        let served = serve(
+            Server {
+                tree: Arc::clone(&tree),
+                place: Arc::clone(&place),
+            },
             device,
-            SessionACL::Owner,
-            fuser::Config::default(),
-        )
-        .os("serve", "view")?;
-        std::thread::Builder::new()
-            .name("view".into())
-            .spawn(move || match act_as(uid, gid) {
-                // The end of a session is the end of its mounts; nobody waits for it.
-                Ok(()) => drop(session.run()),
-                Err(error) => tracing::error!(error = error.chain(), "view of a root file system"),
-            })
-            .os("start thread", "view")?;
-        attach(&mount, path)?;
-        let mount_id = stat(path)?.stx_mnt_id;
-        let watch = match Watch::start(path, mount_id, upper) {
+            (uid, gid),
+        );
+        let watch = match served.and_then(|()| Watch::start(Arc::clone(&place))) {
             Ok(watch) => watch,
             Err(error) => {
-                // Its error would hide the first.
-                let _ = unmount(path, UnmountFlags::DETACH);
+                place.clear()?;
                 return Err(error);
             }
         };
-        Ok(View {
-            path: path.into(),
-            mount_id,
-            tree,
-            watch,
-        })
+        Ok(View { place, tree, watch })
+    }
+
+    /// Mounts the overlay at `point`, too, for what [`Place::pose`] does.
+    pub(crate) fn anchor(&self, point: &Path) -> Result<()> {
+        self.place.anchor(point)
     }
 
     /// Whether `mount` is one, of this shim or of one that has died.
@@ -102,27 +90,31 @@ impl View {
     /// Takes it away. Files that somebody has open in it are gone, and so is what it holds of the container.
     pub(crate) fn close(self) -> Result<()> {
         self.watch.stop();
-        let unmounted = if stat(&self.path).is_ok_and(|now| now.stx_mnt_id == self.mount_id) {
-            match unmount(&self.path, UnmountFlags::DETACH) {
-                // The engine was first.
-                Err(Errno::INVAL) => Ok(()),
-                unmounted => unmounted.os("umount view", self.path.display()),
-            }
-        } else {
-            Ok(())
-        };
-        drop(
-            self.tree
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        unmounted
+        let cleared = self.place.clear();
+        let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(tree.take());
+        cleared
     }
 }
 
+/// Answers the kernel from a thread of its own.
+fn serve(server: Server, device: OwnedFd, ids: (u32, u32)) -> Result<()> {
+    let config = fuser::Config::default();
+    let session =
+        Session::from_fd(server, device, SessionACL::Owner, config).os("serve", "view")?;
+    std::thread::Builder::new()
+        .name("view".into())
+        .spawn(move || match act_as(ids) {
+            // The end of a session is the end of its mounts; nobody waits for it.
+            Ok(()) => drop(session.run()),
+            Err(error) => tracing::error!(error = error.chain(), "view of a root file system"),
+        })
+        .os("start thread", "view")?;
+    Ok(())
+}
+
 /// Makes this thread, and those that it starts, work as root inside, with all capabilities and without a umask.
-fn act_as(uid: u32, gid: u32) -> Result<()> {
+fn act_as((uid, gid): (u32, u32)) -> Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_FS).os("unshare", "umask")?;
     rustix::process::umask(Mode::empty());
     set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)

@@ -14,6 +14,8 @@ use fuser::{
 };
 use rustix::fs::{AtFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
+use super::nodes::ROOT;
+use super::place::Place;
 use super::tree::{Change, Result, Tree};
 
 /// The container changes its files, so the kernel asks every time.
@@ -27,7 +29,10 @@ const GENERATION: Generation = Generation(0);
 pub(super) type Shared = Arc<Mutex<Option<Tree>>>;
 
 /// Answers from the one thread of its session.
-pub(super) struct Server(pub(super) Shared);
+pub(super) struct Server {
+    pub(super) tree: Shared,
+    pub(super) place: Arc<Place>,
+}
 
 impl Server {
     fn with<T>(
@@ -35,7 +40,7 @@ impl Server {
         act: impl FnOnce(&mut Tree) -> Result<T>,
     ) -> std::result::Result<T, fuser::Errno> {
         // A panic in an operation leaves at most a node too many.
-        let mut tree = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
         let tree = tree.as_mut().ok_or(fuser::Errno::ENOTCONN)?;
         act(tree).map_err(|errno| fuser::Errno::from_i32(errno.raw_os_error()))
     }
@@ -185,6 +190,13 @@ fn timespec(time: Option<TimeOrNow>) -> Timespec {
             }
         }
     }
+}
+
+/// Whether thread `tid` is dockerd's, also when its file has been replaced by another version.
+fn is_engine(tid: u32) -> bool {
+    let exe = std::fs::read_link(format!("/proc/{tid}/exe")).unwrap_or_default();
+    let name = exe.file_name().map(OsStr::as_encoded_bytes);
+    name.is_some_and(|name| name.starts_with(b"dockerd"))
 }
 
 impl Filesystem for Server {
@@ -460,7 +472,16 @@ impl Filesystem for Server {
         self.done(reply, |tree| tree.fsync(handle.0, data_only));
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        if node.0 == ROOT && is_engine(request.pid()) {
+            match self.place.pose() {
+                Ok(()) => return reply.error(fuser::Errno::ESTALE),
+                Err(error) => {
+                    let error = error.chain();
+                    tracing::warn!(error, "an engine asks for the type of a view");
+                }
+            }
+        }
         let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         match self.with(|tree| tree.statfs()) {
             Ok(fs) => reply.statfs(

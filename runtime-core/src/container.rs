@@ -211,6 +211,7 @@ impl Container {
         })?;
         let (identity, membership) =
             steps.here(Step::Range, || pod.join(&plan, &id, &config.ids))?;
+        rootfs.check_mappings(&identity.idmap)?;
         let owner = identity
             .idmap
             .host_uid(0)

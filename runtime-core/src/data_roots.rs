@@ -44,7 +44,7 @@ pub(crate) fn name(path: &str) -> String {
 }
 
 /// O_PATH descriptor of the directory of data root `name` in snapshot directory `snapshot`, made if missing. Done
-/// through the mapped layers, so that on disk it belongs to whom root inside is there.
+/// as the upper layer is opened, so that on disk it belongs to whom root inside is there.
 pub(crate) fn prepare(snapshot: &OwnedFd, name: &str) -> Result<OwnedFd> {
     let dir = make_dir(snapshot, DIR, 0o700)?;
     make_dir(&dir, name, 0o711)

@@ -318,6 +318,6 @@ fn layers_of(mount: &Mount) -> Result<Overlay> {
         lower,
         upper,
         options,
-        remapped: false,
+        remapped: None,
     })
 }

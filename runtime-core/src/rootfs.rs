@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::RootfsMount;
 use crate::error::{Error, Result};
+use crate::idmap::{IdMap, IdMapping};
 use crate::plan::FsOption;
 
 /// The root file system, by what must be done for it.
@@ -44,17 +45,46 @@ pub(crate) struct Overlay {
     pub(crate) upper: Option<(PathBuf, PathBuf)>,
     /// Further options.
     pub(crate) options: Vec<FsOption>,
-    /// Lower layers carry these mappings already asked by containerd (`uidmap=`); see design D6 (b).
-    pub(crate) remapped: bool,
+    /// `uidmap=` and `gidmap=`: the lower layers are seen through these mappings, and files of the upper one belong on
+    /// disk to the host ids, for containerd has given them its directory (design D6 (b); containerd
+    /// core/mount/mount_linux.go, prepareIDMappedOverlay).
+    pub(crate) remapped: Option<IdMap>,
+}
+
+impl RootfsSource {
+    /// Refuses mappings asked of the layers that are not the container's own `idmap`: root inside would own nothing.
+    pub(crate) fn check_mappings(&self, idmap: &IdMap) -> Result<()> {
+        let RootfsSource::Overlay(Overlay {
+            remapped: Some(asked),
+            ..
+        }) = self
+        else {
+            return Ok(());
+        };
+        for (key, asked, has) in [
+            ("uidmap", &asked.uids, &idmap.uids),
+            ("gidmap", &asked.gids, &idmap.gids),
+        ] {
+            if asked != has {
+                return Err(Error::invalid(
+                    format!("rootfs[0].options {key}"),
+                    show(asked),
+                    format!(
+                        "label the snapshot with the mappings of the container's user namespace, {}",
+                        show(has)
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Overlay {
-    /// The longest directory above all layers.
-    pub(crate) fn common_parent(&self) -> PathBuf {
-        let mut paths = self
-            .lower
-            .iter()
-            .chain(self.upper.iter().flat_map(|(u, w)| [u, w]));
+    /// The longest directory above all layers that are ID-mapped.
+    pub(crate) fn mapped_parent(&self) -> PathBuf {
+        let upper = self.upper.iter().filter(|_| self.remapped.is_none());
+        let mut paths = self.lower.iter().chain(upper.flat_map(|(u, w)| [u, w]));
         let first = paths
             .next()
             .and_then(|p| p.parent())
@@ -127,7 +157,7 @@ fn overlay(options: &[String]) -> Result<Overlay> {
     let mut lower = Vec::new();
     let (mut upper, mut work) = (None, None);
     let mut rest = Vec::new();
-    let mut remapped = false;
+    let (mut uids, mut gids) = (None, None);
     for text in options {
         match text.split_once('=') {
             Some(("lowerdir", dirs)) => {
@@ -138,7 +168,8 @@ fn overlay(options: &[String]) -> Result<Overlay> {
             }
             Some(("upperdir", dir)) => upper = Some(absolute("rootfs[0].options upperdir", dir)?),
             Some(("workdir", dir)) => work = Some(absolute("rootfs[0].options workdir", dir)?),
-            Some(("uidmap" | "gidmap", _)) => remapped = true,
+            Some(("uidmap", lines)) => uids = Some(mappings("uidmap", lines)?),
+            Some(("gidmap", lines)) => gids = Some(mappings("gidmap", lines)?),
             _ if matches!(text.as_str(), "ro" | "rw") => {}
             _ if text.starts_with("X-") || text.starts_with("x-") => {
                 return Err(Error::invalid(
@@ -168,12 +199,51 @@ fn overlay(options: &[String]) -> Result<Overlay> {
             ));
         }
     };
+    let remapped = match (uids, gids) {
+        (Some(uids), Some(gids)) => Some(IdMap { uids, gids }),
+        (None, None) => None,
+        _ => {
+            return Err(Error::invalid(
+                "rootfs[0].options",
+                options.join(","),
+                "give uidmap= and gidmap= together",
+            ));
+        }
+    };
     Ok(Overlay {
         lower,
         upper,
         options: rest,
         remapped,
     })
+}
+
+/// `0:1000000:65536`, several with commas (containerd internal/userns/idmap.go, Marshal).
+fn mappings(key: &str, text: &str) -> Result<Vec<IdMapping>> {
+    let line = |text: &str| {
+        let mut numbers = text.split(':').map(|number| number.parse().ok());
+        let line = IdMapping {
+            container: numbers.next()??,
+            host: numbers.next()??,
+            size: numbers.next()??,
+        };
+        numbers.next().is_none().then_some(line)
+    };
+    text.split(',')
+        .map(line)
+        .collect::<Option<_>>()
+        .ok_or_else(|| {
+            Error::invalid(
+                format!("rootfs[0].options {key}"),
+                text,
+                "give container:host:size, several separated by commas",
+            )
+        })
+}
+
+fn show(lines: &[IdMapping]) -> String {
+    let line = |l: &IdMapping| format!("{}:{}:{}", l.container, l.host, l.size);
+    lines.iter().map(line).collect::<Vec<_>>().join(",")
 }
 
 /// Splits at colons that no backslash escapes (Documentation/filesystems/overlayfs.rst).
@@ -263,7 +333,34 @@ mod tests {
                 value: Some("off".into())
             }]
         );
-        assert_eq!(overlay.common_parent(), Path::new("/s"));
+        assert_eq!(overlay.mapped_parent(), Path::new("/s"));
+        assert_eq!(overlay.remapped, None);
+    }
+
+    #[test]
+    fn asked_mappings_are_the_containers() {
+        let layers = [
+            "lowerdir=/s/l/2/fs:/s/l/1/fs",
+            "upperdir=/s/9/fs",
+            "workdir=/s/9/work",
+        ];
+        let options = [&["uidmap=0:1000:65536", "gidmap=0:2000:65536"], &layers[..]].concat();
+        let parsed = parse(&[mount("overlay", &options)], Path::new("/r")).unwrap();
+        let mut idmap = IdMap::single(1000, 65536);
+        let Err(Error::Invalid { field, .. }) = parsed.check_mappings(&idmap) else {
+            panic!("groups differ")
+        };
+        assert_eq!(field, "rootfs[0].options gidmap");
+        idmap.gids = IdMap::single(2000, 65536).gids;
+        parsed.check_mappings(&idmap).unwrap();
+        let RootfsSource::Overlay(overlay) = parsed else {
+            panic!("{parsed:?}")
+        };
+        assert_eq!(
+            overlay.mapped_parent(),
+            Path::new("/s/l"),
+            "the upper one is not mapped"
+        );
     }
 
     #[test]
@@ -289,6 +386,14 @@ mod tests {
             (
                 vec![mount("overlay", &["lowerdir=/l", "upperdir=/u"])],
                 "rootfs[0].options",
+            ),
+            (
+                vec![mount("overlay", &["lowerdir=/l", "uidmap=0:1:2"])],
+                "rootfs[0].options",
+            ),
+            (
+                vec![mount("overlay", &["lowerdir=/l", "gidmap=0:1"])],
+                "rootfs[0].options gidmap",
             ),
             (
                 vec![mount("overlay", &["lowerdir=l"])],

@@ -59,9 +59,9 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     let mut rootfs = steps.run(Step::Rootfs, || {
         root::mount(&request.rootfs, &mount_point, userns)
     })?;
-    if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut rootfs.layers) {
+    if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut rootfs.upper) {
         steps.run(Step::DataRoots, || {
-            let roots = data_roots::mount(&rootfs.dir, plan, overlay, layers, userns)?;
+            let roots = data_roots::mount(&rootfs.dir, plan, overlay, layers)?;
             channel.send(&Message::DataRoots(roots))
         })?;
     }

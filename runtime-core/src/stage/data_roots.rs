@@ -1,6 +1,6 @@
-//! Data roots (design D7), stage side: bound ID-mapped from beside the upper directory.
+//! Data roots (design D7), stage side: bound from beside the upper directory, ID-mapped as it is.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, openat};
@@ -21,13 +21,12 @@ pub(super) fn mount(
     root: &OwnedFd,
     plan: &Plan,
     overlay: &Overlay,
-    layers: &mut Layers,
-    userns: BorrowedFd<'_>,
+    layers: &mut Layers<'_>,
 ) -> Result<Vec<DataRoot>> {
     let Some((upper, _)) = &overlay.upper else {
         return Ok(Vec::new());
     };
-    let snapshot = layers.open(upper.parent().unwrap_or(upper), userns)?;
+    let snapshot = layers.open(upper.parent().unwrap_or(upper))?;
     let mut wanted = plan.data_roots.clone();
     wanted.extend(docker_data_root(root).filter(|path| is_usable(path, plan)));
     let mut mounted: Vec<DataRoot> = Vec::new();

@@ -15,9 +15,11 @@ use crate::plan::FsOption;
 use crate::rootfs::{Overlay, RootfsSource};
 use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 
-/// ID-mapped clones of the mounts that hold the layers, and openings below them.
+/// Clones of the mounts that hold the layers, and openings below them.
 #[derive(Debug)]
-pub(super) struct Layers {
+pub(super) struct Layers<'a> {
+    /// What the clones are ID-mapped to; none: they show the ids on disk.
+    userns: Option<BorrowedFd<'a>>,
     clones: Vec<Clone>,
 }
 
@@ -29,17 +31,18 @@ struct Clone {
     tree: OwnedFd,
 }
 
-impl Layers {
-    /// One mapped clone of `parent` serves every layer on the same mount: at 100 layers four times
+impl<'a> Layers<'a> {
+    /// One clone of `parent` serves every layer on the same mount: at 100 layers four times
     /// faster than a clone each (kernel.md (a)).
-    fn new(parent: &Path, userns: BorrowedFd<'_>) -> Result<Layers> {
+    fn new(parent: &Path, userns: Option<BorrowedFd<'a>>) -> Result<Layers<'a>> {
         Ok(Layers {
+            userns,
             clones: vec![Clone::new(parent, userns)?],
         })
     }
 
-    /// O_PATH descriptor of host directory `path` as seen through a mapped clone.
-    pub(super) fn open(&mut self, path: &Path, userns: BorrowedFd<'_>) -> Result<OwnedFd> {
+    /// O_PATH descriptor of host directory `path` as seen through a clone.
+    pub(super) fn open(&mut self, path: &Path) -> Result<OwnedFd> {
         let mount_id = mount_id(path)?;
         let known = self
             .clones
@@ -48,7 +51,7 @@ impl Layers {
         let clone = match known {
             Some(clone) => clone,
             None => {
-                self.clones.push(Clone::new(path, userns)?);
+                self.clones.push(Clone::new(path, self.userns)?);
                 self.clones
                     .last()
                     .ok_or_else(|| Error::NotFound(path.display().to_string()))?
@@ -73,17 +76,19 @@ impl Layers {
 }
 
 impl Clone {
-    fn new(path: &Path, userns: BorrowedFd<'_>) -> Result<Clone> {
+    fn new(path: &Path, userns: Option<BorrowedFd<'_>>) -> Result<Clone> {
         let mount_id = mount_id(path)?;
         let tree = fs::clone_path(path, false)?;
-        set_attr(
-            &tree,
-            Change {
-                idmap: Some(userns),
-                ..Change::default()
-            },
-        )
-        .map_err(|source| unmappable(path, source))?;
+        if userns.is_some() {
+            set_attr(
+                &tree,
+                Change {
+                    idmap: userns,
+                    ..Change::default()
+                },
+            )
+            .map_err(|source| unmappable(path, source))?;
+        }
         Ok(Clone {
             path: path.to_path_buf(),
             mount_id,
@@ -94,31 +99,59 @@ impl Clone {
 
 /// The mounted root file system.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(super) struct Root<'a> {
     /// O_PATH descriptor of its root directory.
     pub(super) dir: OwnedFd,
-    /// Mapped layers, where it is a writable overlay.
-    pub(super) layers: Option<Layers>,
+    /// The upper layer and what lies beside it, where it is a writable overlay.
+    pub(super) upper: Option<Layers<'a>>,
+}
+
+/// The layers of one overlay.
+struct Stack<'a> {
+    mapped: Layers<'a>,
+    /// The upper one where containerd has given it to the host ids already.
+    owned: Option<Layers<'a>>,
+}
+
+impl<'a> Stack<'a> {
+    fn new(overlay: &Overlay, userns: BorrowedFd<'a>) -> Result<Stack<'a>> {
+        let owned = match (&overlay.upper, &overlay.remapped) {
+            (Some((upper, _)), Some(_)) => {
+                Some(Layers::new(upper.parent().unwrap_or(upper), None)?)
+            }
+            _ => None,
+        };
+        Ok(Stack {
+            mapped: Layers::new(&overlay.mapped_parent(), Some(userns))?,
+            owned,
+        })
+    }
+
+    fn upper(&mut self) -> &mut Layers<'a> {
+        self.owned.as_mut().unwrap_or(&mut self.mapped)
+    }
 }
 
 /// Mounts the root file system on `mount_point`, a host directory, in this mount namespace.
-pub(super) fn mount(
+pub(super) fn mount<'a>(
     source: &RootfsSource,
     mount_point: &Path,
-    userns: BorrowedFd<'_>,
-) -> Result<Root> {
-    let (detached, layers) = match source {
+    userns: BorrowedFd<'a>,
+) -> Result<Root<'a>> {
+    let (detached, upper) = match source {
         RootfsSource::Overlay(overlay) => {
-            let mut layers = Layers::new(&overlay.common_parent(), userns)?;
-            match overlay_detached(overlay, &mut layers, userns) {
-                Ok(mount) => (Some(mount), Some(layers)),
+            let mut stack = Stack::new(overlay, userns)?;
+            let detached = match overlay_detached(overlay, &mut stack) {
+                Ok(mount) => Some(mount),
                 // Before Linux 6.15 overlayfs takes no detached mounts, before 6.13 no descriptors.
                 Err(error) if error.errno() == Some(libc::EINVAL) => {
-                    overlay_attached(overlay, &mut layers, mount_point, userns)?;
-                    (None, Some(layers))
+                    overlay_attached(overlay, &mut stack, mount_point)?;
+                    None
                 }
                 Err(error) => return Err(error),
-            }
+            };
+            let upper = stack.owned.unwrap_or(stack.mapped);
+            (detached, overlay.upper.as_ref().map(|_| upper))
         }
         RootfsSource::Directory {
             path,
@@ -149,8 +182,7 @@ pub(super) fn mount(
         fs::attach(detached, target, &mount_point.display().to_string())?;
     }
     let dir = open_dir(mount_point)?;
-    let layers = layers.filter(|_| matches!(source, RootfsSource::Overlay(o) if o.upper.is_some()));
-    Ok(Root { dir, layers })
+    Ok(Root { dir, upper })
 }
 
 /// A copy of the root file system, with what is mounted in it so far if `recursive`, for the shim to serve to the host.
@@ -184,14 +216,10 @@ fn map_tree(
     )
 }
 
-fn overlay_detached(
-    overlay: &Overlay,
-    layers: &mut Layers,
-    userns: BorrowedFd<'_>,
-) -> Result<OwnedFd> {
+fn overlay_detached(overlay: &Overlay, stack: &mut Stack<'_>) -> Result<OwnedFd> {
     let context = fs::context("overlay", &overlay.options)?;
-    let mut set = |key: &str, path: &Path| {
-        let dir = layers.open(path, userns)?;
+    let set = |layers: &mut Layers<'_>, key: &str, path: &Path| {
+        let dir = layers.open(path)?;
         fsconfig_set_fd(&context, key, &dir).map_err(|errno| {
             fs::explain(
                 &context,
@@ -202,11 +230,11 @@ fn overlay_detached(
         })
     };
     for lower in &overlay.lower {
-        set("lowerdir+", lower)?;
+        set(&mut stack.mapped, "lowerdir+", lower)?;
     }
     if let Some((upper, work)) = &overlay.upper {
-        set("upperdir", upper)?;
-        set("workdir", work)?;
+        set(stack.upper(), "upperdir", upper)?;
+        set(stack.upper(), "workdir", work)?;
     }
     fsconfig_create(&context)
         .map_err(|errno| fs::explain(&context, "create file system", "overlay", errno))?;
@@ -215,21 +243,17 @@ fn overlay_detached(
     Ok(mount)
 }
 
-/// The same by mount(2) with the mapped clones attached, as kernels before 6.15 want it: on the
+/// The same by mount(2) with the clones attached, as kernels before 6.15 want it: on the
 /// mount point, where the overlay then hides them; they go with the old root at pivot_root.
-fn overlay_attached(
-    overlay: &Overlay,
-    layers: &mut Layers,
-    mount_point: &Path,
-    userns: BorrowedFd<'_>,
-) -> Result<()> {
+fn overlay_attached(overlay: &Overlay, stack: &mut Stack<'_>, mount_point: &Path) -> Result<()> {
     let point = open_dir(mount_point)?;
-    for clone in &layers.clones {
+    let owned = stack.owned.iter().flat_map(|layers| &layers.clones);
+    for clone in stack.mapped.clones.iter().chain(owned) {
         fs::attach(&clone.tree, &point, &mount_point.display().to_string())?;
     }
     let mut opened = Vec::new();
-    let mut by_fd = |path: &Path| -> Result<String> {
-        let dir = layers.open(path, userns)?;
+    let mut by_fd = |layers: &mut Layers<'_>, path: &Path| -> Result<String> {
+        let dir = layers.open(path)?;
         let text = format!("/proc/self/fd/{}", dir.as_raw_fd());
         opened.push(dir);
         Ok(text)
@@ -237,14 +261,14 @@ fn overlay_attached(
     let lowers = overlay
         .lower
         .iter()
-        .map(|l| by_fd(l))
+        .map(|lower| by_fd(&mut stack.mapped, lower))
         .collect::<Result<Vec<_>>>()?;
     let mut data = format!("lowerdir={}", lowers.join(":"));
     if let Some((upper, work)) = &overlay.upper {
         data.push_str(&format!(
             ",upperdir={},workdir={}",
-            by_fd(upper)?,
-            by_fd(work)?
+            by_fd(stack.upper(), upper)?,
+            by_fd(stack.upper(), work)?
         ));
     }
     for FsOption { key, value } in &overlay.options {

@@ -10,7 +10,7 @@ use integration::image::Image;
 use integration::node::Node;
 use integration::process;
 
-const USAGE: &str = "usage: node [--release sid|trixie] [--shim PATH] [--image busybox|systemd|dind-systemd|dind|all]… [--engine NAME]… [--cri] [-- COMMAND…]";
+const USAGE: &str = "usage: node [--release sid|trixie] [--shim PATH] [--image busybox|pause|systemd|dind-systemd|dind|all]… [--engine NAME]… [--cri] [-- COMMAND…]";
 
 fn main() -> ExitCode {
     match run() {
@@ -70,6 +70,7 @@ fn run() -> Result<i32> {
 fn named(name: &str) -> Result<Vec<Image>> {
     Ok(match name {
         "busybox" => vec![Image::Busybox],
+        "pause" => vec![Image::Pause],
         "systemd" => vec![Image::Systemd],
         "dind-systemd" => vec![Image::DindSystemd],
         "dind" => vec![Image::Dind],

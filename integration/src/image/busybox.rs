@@ -1,4 +1,4 @@
-//! The busybox image, alone and with the probe.
+//! The busybox image, alone and with the probe, and the probe alone.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -79,6 +79,24 @@ pub(super) fn with_probe() -> Result<PathBuf> {
         layout.finish(
             Image::Busybox.reference(),
             &json!({"Cmd": ["sh"], "Env": [PATH]}),
+        )
+    })
+}
+
+/// The layout of [`Image::Pause`]; it changes with the probe's bytes.
+pub(super) fn pause() -> Result<PathBuf> {
+    let probe = host::sibling("probe")?;
+    let text = format!("image-pause 1 {}", sha256(&probe)?);
+    cache::artefact("image-pause", &text, |part| {
+        let mut layout = Layout::create(part)?;
+        layout.layer_of(|root| {
+            fs::copy(&probe, root.join("pause"))
+                .map(drop)
+                .context("copy the probe")
+        })?;
+        layout.finish(
+            Image::Pause.reference(),
+            &json!({"Entrypoint": ["/pause", "pause"]}),
         )
     })
 }

@@ -22,6 +22,8 @@ use layout::Layout;
 pub enum Image {
     /// busybox-static with all applets, and the probe as `/probe` in a second layer with whiteouts.
     Busybox,
+    /// The probe alone, which sleeps and reaps: the sandbox of a pod.
+    Pause,
     /// systemd as `/sbin/init`, nothing else of weight.
     Systemd,
     /// systemd with Docker enabled; on sid also podman, containerd, runc, crun and what nested tests need.
@@ -32,7 +34,13 @@ pub enum Image {
 
 impl Image {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Busybox, Self::Systemd, Self::DindSystemd, Self::Dind];
+    pub const ALL: [Self; 5] = [
+        Self::Busybox,
+        Self::Pause,
+        Self::Systemd,
+        Self::DindSystemd,
+        Self::Dind,
+    ];
 
     /// Those whose content follows from their packages alone: it does not change with what we compile.
     pub const PACKAGED: [Self; 3] = [Self::Systemd, Self::DindSystemd, Self::Dind];
@@ -42,6 +50,7 @@ impl Image {
     pub const fn reference(self) -> &'static str {
         match self {
             Self::Busybox => "localhost/busybox:latest",
+            Self::Pause => "localhost/pause:latest",
             Self::Systemd => "localhost/systemd:latest",
             Self::DindSystemd => "localhost/dind-systemd:latest",
             Self::Dind => "localhost/dind:latest",
@@ -51,10 +60,11 @@ impl Image {
     /// The image's OCI layout directory, built if it is not in the cache.
     ///
     /// # Errors
-    /// If packages cannot be had, or for [`Self::Busybox`] the probe is not built.
+    /// If packages cannot be had, or for [`Self::Busybox`] and [`Self::Pause`] the probe is not built.
     pub fn layout(self, release: Release) -> Result<PathBuf> {
         match self {
             Self::Busybox => busybox::with_probe(),
+            Self::Pause => busybox::pause(),
             Self::Systemd => packaged(
                 self,
                 "systemd",

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Launch, Node, launch, template};
+use super::{Launch, Node, cri, launch, template};
 use crate::debian::{self, Release};
 use crate::engines::Engine;
 use crate::image::Image;
@@ -44,7 +44,8 @@ impl Builder {
         self
     }
 
-    /// Leaves containerd's CRI plugins on. They are off by default: a start without them is faster.
+    /// Leaves containerd's CRI plugins on, with the handlers `runc`, `sysbox` and `sysbox-path` (ours as runc's type with
+    /// `runtime_path`); images go to Kubernetes' namespace then. Off by default: a start without them is faster.
     #[must_use]
     pub fn cri(mut self, on: bool) -> Self {
         self.cri = on;
@@ -159,11 +160,18 @@ impl Builder {
             state,
             supervisor,
             containerd: Mutex::new(None),
+            namespace: if self.cri { "k8s.io" } else { "default" },
         };
         node.start_containerd()?;
+        if self.cri {
+            node.import(Image::Pause)?;
+        }
         Ok(node)
     }
 }
+
+/// The CRI plugins, of 1.7 and of 2.x.
+const OFF: &str = r#"["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]"#;
 
 /// Lays what this node has over the shared root: the shim under test and containerd's configuration.
 fn self_contained(upper: &Path, shim: Option<&Path>, cri: bool) -> Result<()> {
@@ -172,18 +180,22 @@ fn self_contained(upper: &Path, shim: Option<&Path>, cri: bool) -> Result<()> {
     if let Some(shim) = shim {
         put(shim, &bin.join("containerd-shim-sysbox-v2"))?;
     }
-    let off = if cri {
-        ""
-    } else {
-        r#""io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime""#
-    };
     let etc = upper.join("etc/containerd");
     fs::create_dir_all(&etc)?;
-    fs::write(
-        etc.join("config.toml"),
-        format!("version = 2\ndisabled_plugins = [{off}]\n"),
-    )
-    .context("write containerd's configuration")
+    let plugins = if cri {
+        let net = upper.join("etc/cni/net.d");
+        fs::create_dir_all(&net)?;
+        fs::write(net.join("10-pods.conflist"), cri::NETWORK).context("write the pods' network")?;
+        // The kubelet's part: CRI copies it, or the host's, into pods.
+        fs::write(upper.join("etc/resolv.conf"), "nameserver 127.0.0.1\n")
+            .context("write resolv.conf")?;
+        fs::write(upper.join("etc/crictl.yaml"), cri::CRICTL).context("configure crictl")?;
+        cri::configuration()
+    } else {
+        format!("disabled_plugins = {OFF}\n")
+    };
+    fs::write(etc.join("config.toml"), format!("version = 2\n{plugins}"))
+        .context("write containerd's configuration")
 }
 
 /// Links a program into the node, or copies it from another file system: an unstripped shim has a hundred megabytes.

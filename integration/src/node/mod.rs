@@ -9,6 +9,7 @@
 //! its namespace, and the supervisor removes the cgroup and the state directory.
 
 mod builder;
+mod cri;
 mod enter;
 mod launch;
 mod pid1;
@@ -50,6 +51,8 @@ pub struct Node {
     state: PathBuf,
     supervisor: Child,
     containerd: Mutex<Option<Child>>,
+    /// containerd's namespace that images go to: Kubernetes' where the CRI plugin is on.
+    namespace: &'static str,
 }
 
 impl Node {
@@ -179,7 +182,7 @@ impl Node {
     pub fn import(&self, image: Image) -> Result<&'static str> {
         let reference = image.reference();
         if self
-            .ctr(&["images", "ls", "-q"])?
+            .ctr(&["-n", self.namespace, "images", "ls", "-q"])?
             .ok()?
             .stdout
             .lines()
@@ -195,7 +198,14 @@ impl Node {
             &["--local"]
         };
         import_from(
-            &mut self.command(&[&["ctr", "images", "import"], local, &["-"]].concat()),
+            &mut self.command(
+                &[
+                    &["ctr", "-n", self.namespace, "images", "import"],
+                    local,
+                    &["-"],
+                ]
+                .concat(),
+            ),
             &layout,
         )?;
         Ok(reference)

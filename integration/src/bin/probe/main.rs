@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `exit N` | exits with N |
 //! | `sleep` | prints `ready`, takes it as its name, sleeps until SIGTERM or SIGINT |
+//! | `pause` | sleeps until SIGTERM or SIGINT and collects orphans |
 //! | `sig NAME…` | the same, until one of these signals comes, whose name it prints |
 //! | `cat` | copies standard input to standard output |
 //! | `spew BYTES` | writes that many bytes to standard output |
@@ -39,6 +40,7 @@ fn run(words: &[&str]) -> Result<u8> {
     match words {
         ["exit", code] => return code.parse().context("an exit code is a number up to 255"),
         ["sleep"] => stream::sleep()?,
+        ["pause"] => stream::pause()?,
         ["sig", names @ ..] => stream::signal(names)?,
         ["cat"] => stream::cat()?,
         ["spew", bytes] => stream::spew(bytes.parse().context("BYTES is a number")?)?,

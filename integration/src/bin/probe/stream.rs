@@ -4,12 +4,28 @@ use std::io::{self, Read, Write};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 /// Says that it is ready, by standard output and its own name, and sleeps until a signal ends it. As PID 1 only a handled signal or SIGKILL does: SIGTERM and SIGINT
 /// are handled, and end it as their default action would.
 pub(crate) fn sleep() -> Result<()> {
     let signal = wait_for(&[Signal::SIGTERM, Signal::SIGINT])?;
     std::process::exit(128 + signal as i32)
+}
+
+/// Sleeps until SIGTERM or SIGINT and collects orphans, which is PID 1's duty where a pod shares its processes.
+pub(crate) fn pause() -> Result<()> {
+    let set: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]
+        .into_iter()
+        .collect();
+    set.thread_block().context("block signals")?;
+    while set.wait().context("wait for a signal")? == Signal::SIGCHLD {
+        while matches!(
+            waitpid(None, Some(WaitPidFlag::WNOHANG)),
+            Ok(status) if status != WaitStatus::StillAlive
+        ) {}
+    }
+    Ok(())
 }
 
 /// Says that it is ready, waits for one of the signals and prints its name.

@@ -11,7 +11,7 @@ use crate::error::{Error, OsContext, Result};
 use crate::idmap::{self, IdMap};
 use crate::kmsg::Kmsg;
 use crate::plan::{NsSource, Plan};
-use crate::ranges::{Owner, Pool, Range};
+use crate::ranges::{Guest, Owner, Pool, Range};
 use crate::sys::ns;
 
 /// State shared by the containers of one shim.
@@ -44,6 +44,8 @@ pub(crate) struct Identity {
     pub(crate) idmap: IdMap,
     /// The namespace to join; none: a new one.
     pub(crate) join: Option<OwnedFd>,
+    /// The stay in the range of another pod whose namespace that is.
+    guest: Option<Guest>,
 }
 
 impl Pod {
@@ -88,7 +90,7 @@ impl Pod {
         if shared.owner.cgroups.contains(&cgroup) {
             return Err(Error::AlreadyExists(format!("cgroup {cgroup}")));
         }
-        let identity = self.identity(&mut shared, plan, ids)?;
+        let mut identity = self.identity(&mut shared, plan, ids)?;
         if shared.owner.cgroups.is_empty() {
             shared.owner.pod = id.to_string();
         }
@@ -98,6 +100,7 @@ impl Pod {
         let membership = Membership {
             pod: Arc::clone(self),
             cgroup,
+            guest: Mutex::new(identity.guest.take()),
         };
         recorded.map(|()| (identity, membership))
     }
@@ -113,22 +116,36 @@ impl Pod {
             return Ok(Identity {
                 idmap,
                 join: Some(ns),
+                guest: None,
             });
         }
         if let Some((ns, path)) = owner_of_joined(plan)? {
-            let idmap = match shared.known(&ns)? {
-                Some(known) => known,
-                None => mappings_by_path(&path)?,
-            };
+            if let Some(known) = shared.known(&ns)? {
+                return Ok(Identity {
+                    idmap: known,
+                    join: Some(ns),
+                    guest: None,
+                });
+            }
+            let idmap = mappings_by_path(&path)?;
+            let first = idmap.host_uid(0).unwrap_or(0);
+            let guest = Guest::enter(Path::new(&self.config.state_dir), first, &plan.cgroup_path)?;
+            // Whoever it is the guest of lives, or the range may be somebody else's by now.
+            let now = open_ns("linux.namespaces path", &path)?;
+            if !same(&ns::owner(now).os("NS_GET_USERNS of", &path)?, &ns)? {
+                return Err(Error::NotFound(path));
+            }
             return Ok(Identity {
                 idmap,
                 join: Some(ns),
+                guest,
             });
         }
         if let Some(idmap) = &plan.idmap {
             return Ok(Identity {
                 idmap: idmap.clone(),
                 join: None,
+                guest: None,
             });
         }
         if let Some(users) = &shared.users {
@@ -136,6 +153,7 @@ impl Pod {
             return Ok(Identity {
                 idmap: users.idmap.clone(),
                 join: Some(ns),
+                guest: None,
             });
         }
         if shared.range.is_none() {
@@ -147,7 +165,11 @@ impl Pod {
             .as_ref()
             .ok_or_else(|| Error::NotFound("id range".into()))?;
         let idmap = IdMap::single(range.first, range.count);
-        Ok(Identity { idmap, join: None })
+        Ok(Identity {
+            idmap,
+            join: None,
+            guest: None,
+        })
     }
 
     /// Remembers the user namespace that a first container has made of the pod's range.
@@ -186,6 +208,7 @@ impl Pod {
 pub(crate) struct Membership {
     pod: Arc<Pod>,
     cgroup: String,
+    guest: Mutex<Option<Guest>>,
 }
 
 impl Membership {
@@ -196,6 +219,12 @@ impl Membership {
 
     /// Gives the place up; again is nothing.
     pub(crate) fn leave(&self) -> Result<()> {
+        drop(
+            self.guest
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         self.pod.leave(&self.cgroup)
     }
 }

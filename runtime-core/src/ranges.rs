@@ -4,6 +4,8 @@
 //! frees it. The file records who has it and the cgroups of its containers, so that a range whose shim was killed but
 //! whose containers still run is not handed out again. Files of free ranges are removed.
 
+mod guest;
+
 use std::collections::BTreeSet;
 use std::fs::DirBuilder;
 use std::hash::{BuildHasher, RandomState};
@@ -23,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::config::Ids;
 use crate::error::{Error, OsContext, Result};
+
+pub use guest::Guest;
 
 /// Files whose ranges belong to the host's users (subuid(5), subgid(5)).
 const SUBIDS: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
@@ -204,6 +208,7 @@ pub fn reclaim(state_dir: &Path, first: u32) -> Result<()> {
 /// Frees the range that a dead shim had handed to the pod of the container in `cgroup`, as [`reclaim`] does, and any that
 /// a shim was killed at before it had written whose it is.
 pub fn reclaim_of(state_dir: &Path, cgroup: &str) -> Result<()> {
+    guest::leave_any(state_dir, cgroup)?;
     let dir = state_dir.join("ranges");
     let entries = match std::fs::read_dir(&dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -265,8 +270,12 @@ impl Directory {
 }
 
 impl LockFile {
-    /// Whether no process of the recorded owner lives. What cannot be told counts as living.
+    /// Whether no process of the recorded owner or of a guest lives. What cannot be told counts as living.
     fn is_abandoned(&self) -> bool {
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        if !guest::is_in(dir, &self.name).is_ok_and(|guest| !guest) {
+            return false;
+        }
         match self.read() {
             Ok(None) => true,
             Ok(Some(owner)) if owner.cgroups.is_empty() => true,

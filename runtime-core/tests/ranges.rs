@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Process, Sandbox, eventually};
 use runtime_core::cgroup::LEAF;
 use runtime_core::config::Ids;
-use runtime_core::ranges::{Owner, Pool, reclaim};
+use runtime_core::ranges::{Guest, Owner, Pool, reclaim, reclaim_of};
 use runtime_core::reap;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -173,4 +173,53 @@ fn a_range_whose_container_outlives_its_shim_is_not_handed_out() {
     assert_eq!(files(dir.path()), 0);
     // Meanwhile a child that another test forks may hold the lock until it comes to exec.
     eventually("it is free", || pool.allocate().is_ok());
+}
+
+#[test]
+fn a_guest_keeps_the_range_of_an_owner_that_has_gone() {
+    let dir = private_dir();
+    let pool = Pool::new(&ids(1), dir.path()).unwrap();
+    assert!(
+        Guest::enter(dir.path(), 1 << 30, "/a").unwrap().is_none(),
+        "no such range"
+    );
+    let range = pool.allocate().unwrap();
+    let guest = Guest::enter(dir.path(), range.first, "/guest").unwrap();
+    assert!(guest.is_some());
+    drop(range);
+    assert!(pool.allocate().is_err(), "handed out under a guest");
+    drop(guest);
+    assert_eq!(files(dir.path()), 0);
+    drop(pool.allocate().unwrap());
+}
+
+#[test]
+fn a_guest_whose_shim_was_killed_keeps_the_range_while_it_lives() {
+    let Some(sandbox) = Sandbox::enter("guest") else {
+        return;
+    };
+    let dir = private_dir();
+    let pool = Pool::new(&ids(1), dir.path()).unwrap();
+    let cgroup = sandbox.create("guest");
+    let process = Process::start(&cgroup.dir().join(LEAF), None, "exec sleep 600");
+    let range = pool.allocate().unwrap();
+    let guest = Guest::enter(dir.path(), range.first, cgroup.relative()).unwrap();
+    // What a killed shim leaves: the file, unlocked.
+    let file = std::fs::read_dir(dir.path().join("ranges"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some())
+        .unwrap();
+    let text = std::fs::read(&file).unwrap();
+    drop(guest);
+    std::fs::write(&file, text).unwrap();
+    drop(range);
+    assert!(pool.allocate().is_err(), "handed out under a guest");
+
+    cgroup.kill().unwrap();
+    eventually("it is dead", || process.has_exited());
+    reclaim_of(dir.path(), cgroup.relative()).unwrap();
+    assert_eq!(files(dir.path()), 0);
+    eventually("it is free", || pool.allocate().is_ok());
+    cgroup.remove().unwrap();
 }

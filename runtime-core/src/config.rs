@@ -25,6 +25,8 @@ pub struct Config {
     pub cgroup: CgroupConfig,
     /// Absolute paths inside that get a directory beside the layer (design D7).
     pub data_roots: Vec<String>,
+    /// Networks of pods.
+    pub network: Network,
     /// A mount whose file system cannot be ID-mapped: `warn` (files show as nobody) or `error`.
     pub unmappable_mount: OnUnmappable,
     /// Directory of lock files and sockets; on a tmpfs, owned by root, 0700.
@@ -65,6 +67,29 @@ pub struct CgroupConfig {
     pub max_depth: u32,
 }
 
+/// `[network]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a section [network]"
+)]
+pub struct Network {
+    /// What to do with a network namespace that the engine has made in the host's user namespace (design D9).
+    pub host_owned: HostOwned,
+}
+
+/// What to do with a network namespace of the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostOwned {
+    /// Move its content into one that the pod's user namespace owns, and put that in its place.
+    Move,
+    /// Refuse the container.
+    Refuse,
+}
+
 /// What to do where a mount cannot be ID-mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -91,6 +116,7 @@ impl Default for Config {
             ]
             .map(String::from)
             .into(),
+            network: Network::default(),
             unmappable_mount: OnUnmappable::Warn,
             state_dir: "/run/containerd-shim-sysbox".into(),
             annotations: Vec::new(),
@@ -105,6 +131,14 @@ impl Default for Ids {
             first: 1 << 30,
             count: 1 << 30,
             per_pod: 262_144,
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network {
+            host_owned: HostOwned::Move,
         }
     }
 }

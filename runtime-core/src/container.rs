@@ -19,7 +19,9 @@ use crate::hooks::{self, HookState, Status};
 use crate::idmap::IdMap;
 use crate::kmsg::Kmsg;
 use crate::mounted::{self, Mounted, Taken};
-use crate::plan::{Hooks, Plan, PlanInput, Process, ProcessContext, SeccompProgram, plan_process};
+use crate::plan::{
+    Hooks, NsSource, Plan, PlanInput, Process, ProcessContext, SeccompProgram, plan_process,
+};
 use crate::pod::{Membership, Pod};
 use crate::proto::{Channel, ExecStageRequest, FdKind, InitRequest, Message, take_fd, unexpected};
 use crate::reap::{reap_blocking, send_signal};
@@ -267,9 +269,14 @@ impl Container {
             fds.add(FdKind::Stderr, stdio.stderr.as_ref());
             fds.add(FdKind::Kmsg, kmsg.as_ref());
             fds.add(FdKind::Userns, identity.join.as_ref());
+            let mut plan = plan.clone();
+            if let Some(host) = &identity.host_network {
+                fds.add(FdKind::Network, Some(&host.ns));
+                plan.namespaces.net = NsSource::New;
+            }
             let request = InitRequest {
                 id: id.clone(),
-                plan: plan.clone(),
+                plan,
                 idmap: identity.join.is_none().then(|| identity.idmap.clone()),
                 rootfs,
                 view: taken.is_some(),
@@ -316,6 +323,14 @@ impl Container {
         record.data_roots.clone_from(&layer.roots);
         steps.here(Step::Record, || record.write(&bundle))?;
         warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &plan.process))?);
+        steps.here(Step::Network, || {
+            let new = take_fd(&kinds, &mut fds, FdKind::Network);
+            match (&identity.host_network, new) {
+                (Some(host), Some(new)) => host.replace_by(&new),
+                (None, None) => Ok(()),
+                _ => Err(unexpected("a network that nobody wants, or none")),
+            }
+        })?;
         steps.here(Step::View, || {
             let mut take = |kind| take_fd(&kinds, &mut fds, kind);
             match (&taken, take(FdKind::Rootfs).zip(take(FdKind::Overlay))) {

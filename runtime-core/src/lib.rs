@@ -15,11 +15,13 @@ mod fuse;
 #[cfg(fuzzing)]
 pub mod fuzz;
 pub mod hooks;
+mod host_network;
 pub mod idmap;
 mod kmsg;
 mod limits;
 mod mounted;
 mod mountinfo;
+mod netlink;
 pub mod plan;
 pub mod pod;
 mod proto;

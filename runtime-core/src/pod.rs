@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
-use crate::config::{Config, Ids};
+use crate::config::{Config, HostOwned, Ids};
 use crate::error::{Error, OsContext, Result};
+use crate::host_network::HostNetwork;
 use crate::idmap::{self, IdMap};
 use crate::kmsg::Kmsg;
 use crate::plan::{NsSource, Plan};
@@ -46,6 +47,8 @@ pub(crate) struct Identity {
     pub(crate) join: Option<OwnedFd>,
     /// The stay in the range of another pod whose namespace that is.
     guest: Option<Guest>,
+    /// The network that is to be moved.
+    pub(crate) host_network: Option<HostNetwork>,
 }
 
 impl Pod {
@@ -90,7 +93,9 @@ impl Pod {
         if shared.owner.cgroups.contains(&cgroup) {
             return Err(Error::AlreadyExists(format!("cgroup {cgroup}")));
         }
-        let mut identity = self.identity(&mut shared, plan, ids)?;
+        let joined = Joined::new(plan, self.config.network.host_owned)?;
+        let mut identity = self.identity(&mut shared, plan, ids, joined.owner)?;
+        identity.host_network = joined.host_network;
         if shared.owner.cgroups.is_empty() {
             shared.owner.pod = id.to_string();
         }
@@ -105,7 +110,13 @@ impl Pod {
         recorded.map(|()| (identity, membership))
     }
 
-    fn identity(&self, shared: &mut Shared, plan: &Plan, ids: &Ids) -> Result<Identity> {
+    fn identity(
+        &self,
+        shared: &mut Shared,
+        plan: &Plan,
+        ids: &Ids,
+        owner: Option<(OwnedFd, String)>,
+    ) -> Result<Identity> {
         if let NsSource::Join(path) = &plan.namespaces.user {
             let ns = open_ns("linux.namespaces user path", path)?;
             let idmap = match (&plan.idmap, shared.known(&ns)?) {
@@ -117,14 +128,16 @@ impl Pod {
                 idmap,
                 join: Some(ns),
                 guest: None,
+                host_network: None,
             });
         }
-        if let Some((ns, path)) = owner_of_joined(plan)? {
+        if let Some((ns, path)) = owner {
             if let Some(known) = shared.known(&ns)? {
                 return Ok(Identity {
                     idmap: known,
                     join: Some(ns),
                     guest: None,
+                    host_network: None,
                 });
             }
             let idmap = mappings_by_path(&path)?;
@@ -139,6 +152,7 @@ impl Pod {
                 idmap,
                 join: Some(ns),
                 guest,
+                host_network: None,
             });
         }
         if let Some(idmap) = &plan.idmap {
@@ -146,6 +160,7 @@ impl Pod {
                 idmap: idmap.clone(),
                 join: None,
                 guest: None,
+                host_network: None,
             });
         }
         if let Some(users) = &shared.users {
@@ -154,6 +169,7 @@ impl Pod {
                 idmap: users.idmap.clone(),
                 join: Some(ns),
                 guest: None,
+                host_network: None,
             });
         }
         if shared.range.is_none() {
@@ -169,6 +185,7 @@ impl Pod {
             idmap,
             join: None,
             guest: None,
+            host_network: None,
         })
     }
 
@@ -254,30 +271,62 @@ impl Shared {
     }
 }
 
-/// The owner of the namespaces that the container joins, with the path that told.
-fn owner_of_joined(plan: &Plan) -> Result<Option<(OwnedFd, String)>> {
-    let host = open_ns("host's user namespace", "/proc/self/ns/user")?;
-    for (source, field) in [
-        (&plan.namespaces.net, "linux.namespaces network path"),
-        (&plan.namespaces.ipc, "linux.namespaces ipc path"),
-        (&plan.namespaces.pid, "linux.namespaces pid path"),
-        (&plan.namespaces.uts, "linux.namespaces uts path"),
-    ] {
-        let NsSource::Join(path) = source else {
-            continue;
-        };
-        let owner = ns::owner(open_ns(field, path)?).os("NS_GET_USERNS of", path)?;
-        if !same(&owner, &host)? {
-            return Ok(Some((owner, path.clone())));
+/// What the namespaces that a container joins say of it.
+#[derive(Debug, Default)]
+struct Joined {
+    /// The user namespace that owns them, with the path that told.
+    owner: Option<(OwnedFd, String)>,
+    /// The network, where it is the host's and is to be moved.
+    host_network: Option<HostNetwork>,
+}
+
+impl Joined {
+    fn new(plan: &Plan, host_owned: HostOwned) -> Result<Joined> {
+        let host = open_ns("host's user namespace", "/proc/self/ns/user")?;
+        let mut joined = Joined::default();
+        for (source, field) in [
+            (&plan.namespaces.net, NETWORK),
+            (&plan.namespaces.ipc, "linux.namespaces ipc path"),
+            (&plan.namespaces.pid, "linux.namespaces pid path"),
+            (&plan.namespaces.uts, "linux.namespaces uts path"),
+        ] {
+            let NsSource::Join(path) = source else {
+                continue;
+            };
+            let ns = open_ns(field, path)?;
+            let owner = ns::owner(&ns).os("NS_GET_USERNS of", path)?;
+            if !same(&owner, &host)? {
+                joined.owner = Some((owner, path.clone()));
+                break;
+            }
+            if field != NETWORK || same(&ns, open_ns(field, "/proc/self/ns/net")?)? {
+                return Err(host_owned_error(field, path, ""));
+            }
+            if host_owned == HostOwned::Refuse {
+                let allow =
+                    ", or set `host-owned = \"move\"` in section [network] of the configuration";
+                return Err(host_owned_error(field, path, allow));
+            }
+            joined.host_network = HostNetwork::new(ns, path)?;
+            if joined.host_network.is_none() {
+                return Err(host_owned_error(field, path, ""));
+            }
         }
-        return Err(Error::invalid(
-            field,
-            path,
-            "belongs to the host's user namespace, over which root inside has no power: leave the path out for a new \
-             namespace, or use `hostUsers: false` so that the engine makes it inside the pod's user namespace",
-        ));
+        Ok(joined)
     }
-    Ok(None)
+}
+
+const NETWORK: &str = "linux.namespaces network path";
+
+fn host_owned_error(field: &str, path: &str, or: &str) -> Error {
+    Error::invalid(
+        field,
+        path,
+        format!(
+            "belongs to the host's user namespace, over which root inside has no power: leave the path out for a new \
+             namespace, or use `hostUsers: false` so that the engine makes it inside the pod's user namespace{or}"
+        ),
+    )
 }
 
 /// Mappings of a process named by its namespace's path, `/proc/PID/ns/…`.

@@ -101,6 +101,8 @@ pub(crate) enum FdKind {
     Overlay,
     /// pidfd of the container's init.
     Init,
+    /// To the stage: the host-owned network namespace whose content moves. From it: the one that has it.
+    Network,
 }
 
 /// What the stage needs to make a container.

@@ -44,6 +44,8 @@ steps! {
     Namespaces => "namespaces",
     /// Maker: container init.
     Init => "init",
+    /// Stage: move the host-owned network of the pod, and bind the new one over its path.
+    Network => "network",
     /// Stage: limits of init (rlimits, oom_score_adj).
     Limits => "limits",
     /// Stage: the root file system.

@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod isolation;
 mod lifecycle;
+mod network;
 mod rows;
 mod stdio;
 mod systemd;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         exec::CASES,
         lifecycle::CASES,
         isolation::CASES,
+        network::CASES,
         files::CASES,
         systemd::CASES,
         docker::CASES,

@@ -32,6 +32,7 @@ const CREATE: &[Step] = &[
     Step::Userns,
     Step::Namespaces,
     Step::Init,
+    Step::Network,
     Step::Limits,
     Step::Rootfs,
     Step::DataRoots,

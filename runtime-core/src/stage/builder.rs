@@ -1,6 +1,6 @@
 //! S: builds the container from outside, with the host's rights, and leaves.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::CloneFlags;
@@ -11,6 +11,7 @@ use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 use super::init::Go;
 use super::maker::{self, Joins, Maker, Talk, open_proc};
 use super::mounts::{self, Context};
+use super::pod_network::Mover;
 use super::userns_fs::Makers;
 use super::{Steps, data_roots, dev, kernfs, masks, root};
 use crate::error::{OsContext, Result, StageFailure, Warning};
@@ -50,7 +51,14 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
 
     steps.run(Step::MountNs, private_mounts)?;
     let kmsg = take_fd(&request.fds, &mut fds, FdKind::Kmsg);
+    let host_network = take_fd(&request.fds, &mut fds, FdKind::Network);
     let (made, go) = namespaces(channel, &proof, steps, &request, fds)?;
+    let mover = steps.run(Step::Network, || {
+        host_network
+            .as_ref()
+            .map(|from| Mover::spawn(&proof, from.as_fd(), made.net.as_fd()))
+            .transpose()
+    })?;
     let userns = made.user.as_fd();
 
     // From here on new files belong to root inside; capabilities stay (kernel.md (a)).
@@ -75,7 +83,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
             .transpose()
     })?;
     let root = &rootfs.dir;
-    steps.run(Step::EnterNs, || enter(&made, plan))?;
+    steps.run(Step::EnterNs, || enter(&made, plan, mover.is_some()))?;
     steps.run(Step::Proc, || {
         let owner = dev::owner(&made.idmap, 0, 0)?;
         kernfs::mount(&proof, root, made.pid_ns.as_fd(), owner)
@@ -103,6 +111,10 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     };
     warnings.extend(steps.run(Step::Mounts, || mounts::mount_all(&context, &mut makers))?);
     steps.run(Step::Mounts, || mounts::kernel_files(&context))?;
+    let moved = mover.is_some();
+    if let Some(mover) = mover {
+        warnings.extend(steps.run(Step::Network, || mover.finish())?);
+    }
     steps.run(Step::Sysctl, || sysctls(plan))?;
     steps.run(Step::Masks, || {
         masks::readonly(root, &plan.readonly_paths)?;
@@ -118,7 +130,8 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     })?;
 
     steps.run(Step::Hooks, || {
-        report(channel, &made, warnings, &terminals, view)?;
+        let network = moved.then(|| made.net.as_fd());
+        report(channel, &made, warnings, &terminals, view, network)?;
         hooks(channel, plan, &go)
     })?;
     steps.run(Step::Pivot, || {
@@ -304,7 +317,7 @@ fn act_as_root_inside(idmap: &IdMap) -> Result<()> {
 }
 
 /// Joins what file systems and sysctls are made from.
-fn enter(made: &Made, plan: &Plan) -> Result<()> {
+fn enter(made: &Made, plan: &Plan, network_moves: bool) -> Result<()> {
     for (ns, flag, name) in [
         (&made.net, CloneFlags::CLONE_NEWNET, "network"),
         (&made.ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
@@ -313,7 +326,7 @@ fn enter(made: &Made, plan: &Plan) -> Result<()> {
     ] {
         nix::sched::setns(ns, flag).os("setns", name)?;
     }
-    if plan.namespaces.net == NsSource::New {
+    if plan.namespaces.net == NsSource::New && !network_moves {
         sys::net::loopback_up().os("set up", "lo")?;
     }
     Ok(())
@@ -335,6 +348,7 @@ fn report(
     warnings: Vec<Warning>,
     terminals: &dev::Terminals,
     view: Option<(OwnedFd, OwnedFd)>,
+    network: Option<BorrowedFd<'_>>,
 ) -> Result<()> {
     let mut kinds = vec![FdKind::Devpts, FdKind::Userns];
     let mut fds = vec![terminals.devpts.as_fd(), made.user.as_fd()];
@@ -345,6 +359,10 @@ fn report(
     if let Some((rootfs, overlay)) = &view {
         kinds.extend([FdKind::Rootfs, FdKind::Overlay]);
         fds.extend([rootfs.as_fd(), overlay.as_fd()]);
+    }
+    if let Some(network) = network {
+        kinds.push(FdKind::Network);
+        fds.push(network);
     }
     let idmap = made.idmap.clone();
     channel.send_with(

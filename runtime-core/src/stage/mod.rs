@@ -17,6 +17,7 @@ mod kernfs;
 mod maker;
 mod masks;
 mod mounts;
+mod pod_network;
 mod root;
 mod security;
 mod steps;

@@ -54,10 +54,16 @@ impl Snapshot {
         for (dir, depth) in [
             ("io.containerd.runtime.v2.task", 2),
             ("io.containerd.snapshotter.v1.overlayfs/snapshots", 2),
+            ("docker/containers", 1),
+            ("docker/overlay2", 2),
+            ("docker/rootfs/overlayfs", 1),
+            ("docker/volumes", 1),
         ] {
             let dir = Path::new("/var/lib/containerd").join(dir);
             tree("state", &node.path(&dir), &dir, depth, &mut facts);
         }
+        // dockerd's own socket has another name after each start, and stays when dockerd is killed.
+        facts.retain(|fact| !fact.starts_with("file /run/docker/libnetwork/"));
         facts.retain(|fact| {
             !KEPT
                 .iter()
@@ -176,7 +182,7 @@ fn describe(pid: &str) -> Option<String> {
     let name = fs::read_to_string(proc.join("comm")).ok()?;
     match name.trim() {
         // It opens and closes files as it likes; its number changes with a restart.
-        "containerd" | "node-init" => Some(name.trim().to_owned()),
+        "containerd" | "dockerd" | "node-init" => Some(name.trim().to_owned()),
         name => Some(format!(
             "{pid} {name} {line}, open: {}",
             descriptors(pid.parse().ok()?).join(" ")

@@ -19,6 +19,7 @@
 
 pub mod cache;
 pub mod debian;
+pub mod dockerd;
 pub mod engines;
 pub mod host;
 pub mod image;

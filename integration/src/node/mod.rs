@@ -197,7 +197,7 @@ impl Node {
         } else {
             &["--local"]
         };
-        import_from(
+        pipe_layout(
             &mut self.command(
                 &[
                     &["ctr", "-n", self.namespace, "images", "import"],
@@ -324,8 +324,8 @@ impl Drop for Node {
     }
 }
 
-/// Streams a layout directory to `ctr images import -`.
-fn import_from(command: &mut Command, layout: &Path) -> Result<()> {
+/// Streams a layout directory to a command that imports it.
+pub(crate) fn pipe_layout(command: &mut Command, layout: &Path) -> Result<()> {
     let mut tar = Command::new("tar")
         .arg("-C")
         .arg(layout)
@@ -337,12 +337,12 @@ fn import_from(command: &mut Command, layout: &Path) -> Result<()> {
     let output = command
         .stdin(archive)
         .output()
-        .context("start ctr images import")?;
+        .context("start the import")?;
     let packed = tar.wait().context("wait for tar")?;
     // 1: a file changed, as its link count does when another node takes it; the receiver checks digests.
     if !output.status.success() || !matches!(packed.code(), Some(0 | 1)) {
         bail!(
-            "ctr images import of {} (tar: {packed}): {}",
+            "import of {} (tar: {packed}): {}",
             layout.display(),
             String::from_utf8_lossy(&output.stderr)
         );

@@ -66,7 +66,11 @@ fn copy_entry(
     depth: usize,
 ) -> Result<()> {
     let shown = name.to_string_lossy();
-    let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).os("stat", &shown)?;
+    let stat = match statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
+        // overlayfs lists the whiteouts in a directory that only one layer has, and says that they do not exist.
+        Err(Errno::NOENT) => return Ok(()),
+        stat => stat.os("stat", &shown)?,
+    };
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::Directory && stat.st_nlink > 1 {
         if let Some((dir, first)) = links.get(&(stat.st_dev, stat.st_ino)) {

@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 
-/// A path that leads to what `fd` refers to, for calls that take no descriptor (proc_pid_fd(5)).
-pub(crate) fn path(fd: impl AsFd) -> PathBuf {
+/// A path that leads to what `fd` refers to as long as it is open, for calls that take no descriptor (proc_pid_fd(5)).
+pub(crate) fn path(fd: &impl AsFd) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()
 }
 

@@ -343,7 +343,7 @@ impl Tree {
         let name = attribute(name)?;
         let value = self.ids.value_to_host(name, value)?;
         let flags = XattrFlags::from_bits(flags.unsigned_abs()).ok_or(Errno::INVAL)?;
-        setxattr(proc_path(self.open(node)?), name, &value, flags)
+        setxattr(proc_path(&self.open(node)?), name, &value, flags)
     }
 
     pub(super) fn xattr(&self, node: u64, name: &OsStr) -> Result<Vec<u8>> {
@@ -370,7 +370,7 @@ impl Tree {
     }
 
     pub(super) fn remove_xattr(&self, node: u64, name: &OsStr) -> Result<()> {
-        removexattr(proc_path(self.open(node)?), attribute(name)?)
+        removexattr(proc_path(&self.open(node)?), attribute(name)?)
     }
 
     /// O_PATH descriptor of a node, if it is still what the kernel knows it as.

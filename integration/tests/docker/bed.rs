@@ -1,0 +1,128 @@
+//! A node with a dockerd.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use integration::debian::Release;
+use integration::dockerd::{self, Store};
+use integration::engines::Engine;
+use integration::image::Image;
+use integration::leak::{self, Snapshot};
+use integration::node::Node;
+use integration::{kernel_log, process};
+
+/// A dockerd.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) name: &'static str,
+    store: Store,
+    engine: Option<Engine>,
+}
+
+/// Those that are tested.
+pub(crate) const DAEMONS: [Daemon; 3] = [
+    Daemon {
+        name: "28",
+        store: Store::Overlay2,
+        engine: None,
+    },
+    Daemon {
+        name: "28-store",
+        store: Store::Containerd,
+        engine: None,
+    },
+    Daemon {
+        name: "29",
+        store: Store::Overlay2,
+        engine: Some(Engine::Dockerd29),
+    },
+];
+
+const COMMON: &str = include_str!("../containers/inside/rows.sh");
+/// What scripts of this directory share.
+const PRELUDE: &str = include_str!("prelude.sh");
+
+/// A node for one test, and how it was.
+#[derive(Debug)]
+pub(crate) struct Bed {
+    pub(crate) node: Node,
+    before: Snapshot,
+    kernel: u64,
+}
+
+impl Bed {
+    /// Starts it, with busybox and `images` known to dockerd.
+    pub(crate) fn new(daemon: &Daemon, images: &[Image]) -> Result<Bed> {
+        let engines: Vec<_> = daemon.engine.into_iter().collect();
+        let node = Node::builder(Release::Sid).engines(&engines).start()?;
+        node.import(Image::Busybox)?;
+        dockerd::start(&node, daemon.store)?;
+        for image in [&[Image::Busybox], images].concat() {
+            dockerd::load(&node, image)?;
+        }
+        // What engines make for a first container and keep.
+        for runtime in ["runc", "sysbox"] {
+            let reference = Image::Busybox.reference();
+            node.exec(&[
+                "docker",
+                "run",
+                "--rm",
+                "--runtime",
+                runtime,
+                reference,
+                "true",
+            ])?
+            .ok()?;
+        }
+        node.shell(&format!(
+            "docker run --rm --network host {} true",
+            Image::Busybox.reference()
+        ))?
+        .ok()?;
+        let before = Snapshot::of_node(&node);
+        let kernel = kernel_log::position()?;
+        Ok(Bed {
+            node,
+            before,
+            kernel,
+        })
+    }
+
+    /// Runs a script of shell in the node, of which every check must pass.
+    pub(crate) fn script(&self, script: &str) -> Result<()> {
+        let text = format!("{COMMON}\n{PRELUDE}\n{script}\necho done\n");
+        let mut bash = self.node.command(&["/bin/bash", "-s"]);
+        let output = process::run(&mut bash, text.as_bytes(), Duration::from_secs(400))?;
+        let lines: Vec<_> = output.stdout.lines().collect();
+        ensure!(
+            lines.last() == Some(&"done"),
+            "the script did not reach its end:\n{}{}",
+            output.stdout,
+            output.stderr
+        );
+        let failed: Vec<_> = lines
+            .iter()
+            .filter(|line| line.starts_with("not ok"))
+            .collect();
+        ensure!(failed.is_empty(), "{failed:#?}\n{}", output.stderr);
+        ensure!(
+            lines.iter().any(|line| line.starts_with("ok ")),
+            "the script checks nothing"
+        );
+        Ok(())
+    }
+
+    /// Nothing is left, and no two overlays were on one layer. (dockerd has its own there twice when it copies from a
+    /// stopped container once more before the last time's mounts have gone: then the work directory is in use, too.)
+    pub(crate) fn settled(&self) -> Result<()> {
+        leak::settled(&self.node, &self.before)?;
+        let complaints = kernel_log::warnings_since(self.kernel)?;
+        let count = |what: &str| complaints.iter().filter(|line| line.contains(what)).count();
+        let (upper, work) = (
+            count("upperdir is in-use as upperdir/workdir"),
+            count("workdir is in-use as upperdir/workdir"),
+        );
+        ensure!(upper <= work, "two overlays on one layer: {complaints:?}");
+        Ok(())
+    }
+}

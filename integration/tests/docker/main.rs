@@ -1,0 +1,84 @@
+//! Docker users' side: what `docker run --runtime sysbox` must do beyond the one scenario of all doors (`tests/doors`).
+//!
+//! `DAEMON::CASE`; a case is a script in the node (`*.sh`) that prints a line for each check, or a function.
+
+mod bed;
+mod many;
+mod restore;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use integration::host;
+use integration::image::Image;
+use integration::leak::Snapshot;
+use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
+
+use bed::{Bed, DAEMONS, Daemon};
+
+type Body = fn(&Bed) -> Result<()>;
+
+const CASES: &[(&str, &[Image], Body)] = &[
+    ("files", &[], |bed| bed.script(include_str!("files.sh"))),
+    ("network", &[], |bed| bed.script(include_str!("network.sh"))),
+    ("lifecycle", &[], |bed| {
+        bed.script(include_str!("lifecycle.sh"))
+    }),
+    ("inner", &[Image::DindSystemd], |bed| {
+        bed.script(include_str!("inner.sh"))
+    }),
+    ("restore", &[], restore::everything),
+    ("many", &[], many::run),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each starts a node of its own.
+    arguments.test_threads.get_or_insert(1);
+    let mut trials = Vec::new();
+    for daemon in &DAEMONS {
+        for &(name, images, body) in CASES {
+            trials.push(Trial::ignorable_test(
+                format!("{}::{name}", daemon.name),
+                move || checked(daemon, images, body),
+            ));
+        }
+    }
+    let before = Snapshot::of_host();
+    let conclusion = run(&arguments, trials);
+    let left = before.difference(&Snapshot::of_host());
+    for line in &left {
+        eprintln!("after the tests: {line}");
+    }
+    if left.is_empty() {
+        conclusion.exit_code()
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn checked(daemon: &'static Daemon, images: &[Image], body: Body) -> Result<Completion, Failed> {
+    let unbuilt = || host::shim().err().map(|error| format!("{error:#}"));
+    if let Some(obstacle) = host::obstacle().or_else(unbuilt) {
+        return if host::strict() {
+            Err(obstacle.into())
+        } else {
+            Ok(Completion::ignored_with(obstacle))
+        };
+    }
+    tried(daemon, images, body)
+        .map(|()| Completion::Completed)
+        .map_err(|error| format!("{error:#}").into())
+}
+
+fn tried(daemon: &'static Daemon, images: &[Image], body: Body) -> Result<()> {
+    let bed = Bed::new(daemon, images)?;
+    let done = body(&bed).and_then(|()| bed.settled());
+    done.map_err(|error| {
+        let dockerd = integration::dockerd::log_tail(&bed.node).unwrap_or_default();
+        let containerd = bed.node.log_tail();
+        anyhow::anyhow!(
+            "{error:#}\n--- dockerd's log\n{dockerd}\n--- containerd's log\n{containerd}"
+        )
+    })
+}

@@ -58,7 +58,12 @@ impl Bed {
         node.import(Image::Busybox)?;
         dockerd::start(&node, daemon.store)?;
         for image in [&[Image::Busybox], images].concat() {
-            dockerd::load(&node, image)?;
+            let reference = dockerd::load(&node, image)?;
+            // dockerd marks the layers below a first commit.
+            node.shell(&format!(
+                "docker create --name first {reference}; docker commit first first; docker rm first; docker rmi first"
+            ))?
+            .ok()?;
         }
         // What engines make for a first container and keep.
         for runtime in ["runc", "sysbox"] {

@@ -27,6 +27,9 @@ const CASES: &[(&str, &[Image], Body)] = &[
     ("inner", &[Image::DindSystemd], |bed| {
         bed.script(include_str!("inner.sh"))
     }),
+    ("job", &[Image::Dind], |bed| {
+        bed.script(include_str!("job.sh"))
+    }),
     ("restore", &[], restore::everything),
     ("many", &[], many::run),
 ];

@@ -13,6 +13,7 @@ use crate::events::Events;
 use crate::members;
 use crate::options::Options;
 use crate::reap::Exit;
+use crate::socket::Served;
 use crate::task::Task;
 
 /// The containers of one shim.
@@ -27,6 +28,7 @@ pub(crate) struct Pod {
     events: Arc<Events>,
     /// Held to look up and to change the map, never while acting on a task.
     tasks: Mutex<Tasks>,
+    socket: Arc<Served>,
     done: watch::Sender<bool>,
 }
 
@@ -59,6 +61,7 @@ impl Pod {
         config: Source,
         bundle: &Path,
         events: Arc<Events>,
+        socket: Arc<Served>,
     ) -> Arc<Pod> {
         Arc::new(Pod {
             core,
@@ -67,6 +70,7 @@ impl Pod {
             bundle: bundle.into(),
             events,
             tasks: Mutex::default(),
+            socket,
             done: watch::Sender::new(false),
         })
     }
@@ -164,15 +168,24 @@ impl Pod {
     fn remove(&self, tasks: &mut Tasks, id: &str) {
         tasks.by_id.remove(id);
         if tasks.exit_when_empty && tasks.by_id.is_empty() {
-            self.done.send_replace(true);
+            self.finish();
         }
+    }
+
+    /// From here on a `start` for this group makes a shim of its own: before Shutdown is answered, for the container may
+    /// be started again the moment after.
+    fn finish(&self) {
+        if let Err(error) = self.socket.release() {
+            tracing::error!(%error, "the socket is left");
+        }
+        self.done.send_replace(true);
     }
 
     /// Lets the shim exit unless it has tasks. If all are being deleted, for a client that gave up, it exits after them.
     pub(crate) fn shutdown(&self) {
         let mut tasks = self.lock();
         if tasks.by_id.is_empty() {
-            self.done.send_replace(true);
+            self.finish();
         } else if tasks.by_id.values().all(|entry| entry.doomed) {
             tasks.exit_when_empty = true;
         }
@@ -204,7 +217,15 @@ mod tests {
     fn pod() -> Arc<Pod> {
         let core = runtime_core::pod::Pod::new(Config::default()).unwrap();
         let bundle = Path::new("/nonexistent");
-        Pod::new(core, "ns", Source::default(), bundle, Events::new("ns"))
+        let socket = Arc::new(Served::new(None));
+        Pod::new(
+            core,
+            "ns",
+            Source::default(),
+            bundle,
+            Events::new("ns"),
+            socket,
+        )
     }
 
     fn request(id: &str) -> CreateTaskRequest {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{Stream, unfold};
@@ -22,8 +23,9 @@ use crate::error::{Error, Result};
 use crate::events::{self, Events};
 use crate::flags::Flags;
 use crate::pod::Pod;
+use crate::socket::Served;
 use crate::start::{CONFIG_BODY, TTRPC_ADDRESS};
-use crate::{log, service, socket};
+use crate::{log, service};
 
 /// Threads for verbs come and go with the load; idle ones cost memory in every pod.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -40,13 +42,12 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let bundle = std::env::current_dir().os("getcwd", "")?;
     log::init(&bundle, &flags.namespace, &flags.id, flags.debug);
     let listener = take_listener()?;
-    let result = serve(flags, &bundle, listener);
+    let socket = Arc::new(Served::new(flags.socket.clone()));
+    let result = serve(flags, &bundle, listener, &socket);
     if let Err(error) = &result {
         tracing::error!(%error, "shim failed");
     }
-    if let Some(path) = &flags.socket {
-        socket::remove(path)?;
-    }
+    socket.release()?;
     result
 }
 
@@ -64,7 +65,7 @@ fn take_listener() -> Result<StdListener> {
     Ok(listener)
 }
 
-fn serve(flags: &Flags, bundle: &Path, listener: StdListener) -> Result<()> {
+fn serve(flags: &Flags, bundle: &Path, listener: StdListener, socket: &Arc<Served>) -> Result<()> {
     let config = Source {
         path: flags.config.clone(),
         body: std::env::var(CONFIG_BODY).unwrap_or_default(),
@@ -82,7 +83,14 @@ fn serve(flags: &Flags, bundle: &Path, listener: StdListener) -> Result<()> {
         let events = Events::new(&flags.namespace);
         let ttrpc_address = std::env::var(TTRPC_ADDRESS).unwrap_or_default();
         let publisher = tokio::spawn(events::publish(events.clone(), ttrpc_address));
-        let pod = Pod::new(core, &flags.namespace, config, bundle, events.clone());
+        let pod = Pod::new(
+            core,
+            &flags.namespace,
+            config,
+            bundle,
+            events.clone(),
+            socket.clone(),
+        );
         let listener = UnixListener::from_std(listener).os("epoll on", "socket")?;
         let mut server = Server::new()
             .add_listener(Listener::new(trusted(listener)))
@@ -100,10 +108,7 @@ fn serve(flags: &Flags, bundle: &Path, listener: StdListener) -> Result<()> {
             _ = term.recv() => tracing::warn!("exit on SIGTERM"),
             _ = int.recv() => tracing::warn!("exit on SIGINT"),
         }
-        // From here on a `start` for this group makes a shim of its own.
-        if let Some(path) = &flags.socket {
-            socket::remove(path)?;
-        }
+        socket.release()?;
         flush(&events, publisher).await;
         // The reply to Shutdown is on its way to the connection's writer.
         sleep(Duration::from_millis(2)).await;

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use runtime_core::error::OsContext;
@@ -97,6 +98,23 @@ pub(crate) fn is_alive(path: &Path) -> bool {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             read => return matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock),
         }
+    }
+}
+
+/// The socket that this process serves, until it is released.
+#[derive(Debug)]
+pub(crate) struct Served(Mutex<Option<PathBuf>>);
+
+impl Served {
+    /// The socket at `path`; none where the shim was started by hand.
+    pub(crate) fn new(path: Option<PathBuf>) -> Served {
+        Served(Mutex::new(path))
+    }
+
+    /// Removes the socket, once: the next one of that name is another shim's.
+    pub(crate) fn release(&self) -> Result<()> {
+        let path = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        path.map_or(Ok(()), |path| remove(&path))
     }
 }
 

@@ -144,6 +144,9 @@ impl Task {
         let _verbs = self.init.verbs.lock().await;
         let _gate = self.start_gate.lock().await;
         self.init.check(Verb::Start)?;
+        if let Some(io) = self.init.io() {
+            io.start_input()?;
+        }
         let warnings = self.on_container(Container::start).await?;
         warn(&self.id, &warnings);
         self.init.change(State::Created, State::Running);
@@ -247,6 +250,7 @@ impl Task {
         if let Some(console) = exec.console {
             io.attach_console(console)?;
         }
+        io.start_input()?;
         process.started(exec.pid, exec.pidfd);
         Ok((exec.pid, pidfd))
     }

@@ -118,17 +118,30 @@ impl Shim {
         response.shim_pid
     }
 
+    async fn shutdown(&self) {
+        let client = self.connect().await;
+        client
+            .shutdown(soon(), &ShutdownRequest::new())
+            .await
+            .unwrap();
+    }
+
     fn gone(&self, pid: u32) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let is_there = || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            !stat.is_empty() && !stat.contains(") Z ")
-        };
-        while is_there() {
-            assert!(Instant::now() < deadline, "the shim is still there");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        ends(pid);
         assert!(!self.socket().exists(), "the socket is left behind");
+    }
+}
+
+/// Waits until process `pid` has ended.
+fn ends(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_there = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    while is_there() {
+        assert!(Instant::now() < deadline, "the shim is still there");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -189,6 +202,28 @@ async fn a_pod_has_one_shim() {
         .unwrap();
         shim.gone(pid);
     }
+}
+
+#[tokio::test]
+async fn a_start_right_after_a_shutdown_makes_a_shim_that_stays() {
+    let bed = Bed::new();
+    let mut shim = bed.start("c1");
+    let mut pid = shim.pid().await;
+    for _ in 0..10 {
+        shim.shutdown().await;
+        shim = bed.start("c1");
+        let next = shim.pid().await;
+        assert_ne!(pid, next, "the shim that is exiting was found again");
+        ends(pid);
+        assert_eq!(
+            shim.pid().await,
+            next,
+            "the old shim took the new one's socket along"
+        );
+        pid = next;
+    }
+    shim.shutdown().await;
+    shim.gone(pid);
 }
 
 #[tokio::test]

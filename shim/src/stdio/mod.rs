@@ -10,7 +10,7 @@ mod uri;
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -75,8 +75,12 @@ pub(crate) struct Io {
 
 #[derive(Debug, Default)]
 struct Stdin {
-    /// Reader of the client's fifo, until the copy runs.
-    source: Option<Fd>,
+    /// The client's fifo, until it is opened.
+    path: Option<PathBuf>,
+    /// Where input will go, until the copy runs.
+    sink: Option<Sink>,
+    /// The client has said already that none comes.
+    closed: bool,
     /// Writer of the client's fifo: while we hold it, a client that goes away is no end of file.
     hold: Option<OwnedFd>,
     copy: Option<AbortHandle>,
@@ -96,10 +100,8 @@ impl Io {
         };
         let mut process = Stdio::default();
         if let Target::Path(path) = uri::parse(&streams.stdin)? {
-            let (source, hold) = open_stdin(&path)?;
-            let mut stdin = lock(&io.stdin);
-            stdin.hold = Some(hold);
-            stdin.source = Some(source);
+            fs::metadata(&path).os("stat", path.display())?;
+            lock(&io.stdin).path = Some(path);
         }
         let (stdout, stderr) = match uri::parse(&streams.stdout)? {
             // A program and a file take both streams, whatever stderr says.
@@ -163,23 +165,32 @@ impl Io {
     }
 
     fn connect_stdin(&self, process: &mut Stdio, owner: Owner<'_>) -> Result<()> {
-        let Some(source) = lock(&self.stdin).source.take() else {
+        let mut stdin = lock(&self.stdin);
+        if stdin.path.is_none() {
             return Ok(());
-        };
+        }
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).os("pipe2", "stdin")?;
         owner.own(&read)?;
-        let write = nonblocking(write).os("epoll on", "stdin")?;
-        self.copy_stdin(source, Sink::Fd(write));
+        stdin.sink = Some(Sink::Fd(nonblocking(write).os("epoll on", "stdin")?));
         process.stdin = Some(read);
         Ok(())
     }
 
-    fn copy_stdin(&self, source: Fd, sink: Sink) {
+    /// Opens the client's input, once, and copies it. Not before the client has heard that there is a process: one whose
+    /// input is at its end would tell nobody so (`CloseIO`), and the process would wait for ever.
+    pub(crate) fn start_input(&self) -> Result<()> {
+        let mut stdin = lock(&self.stdin);
+        let (Some(path), Some(sink)) = (stdin.path.take(), stdin.sink.take()) else {
+            return Ok(());
+        };
+        let (source, hold) = open_stdin(&path)?;
+        stdin.hold = (!stdin.closed).then_some(hold);
         let task = tokio::spawn(copy(source, sink, std::future::pending(), "stdin"));
-        lock(&self.stdin).copy = Some(task.abort_handle());
+        stdin.copy = Some(task.abort_handle());
+        Ok(())
     }
 
-    /// Starts copying from and to the terminal.
+    /// Starts copying from the terminal; input is to be started.
     pub(crate) fn attach_console(&self, master: OwnedFd) -> Result<()> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         *lock(&self.console_peer) = ioctl_tiocgptpeer(&master, flags).ok();
@@ -193,11 +204,12 @@ impl Io {
             };
             lock(&self.outputs).spawn(copy(read, sink, gone, "console"));
         }
-        let source = lock(&self.stdin).source.take();
-        if let Some(source) = source {
+        let mut stdin = lock(&self.stdin);
+        if stdin.path.is_some() {
             let write = nonblocking(dup(&master)?).os("epoll on", "console")?;
-            self.copy_stdin(source, Sink::Fd(write));
+            stdin.sink = Some(Sink::Fd(write));
         }
+        drop(stdin);
         let _ = self.console.set(master);
         Ok(())
     }
@@ -219,7 +231,9 @@ impl Io {
 
     /// Lets the process see the end of its input once the client has gone, too.
     pub(crate) fn close_stdin(&self) {
-        lock(&self.stdin).hold = None;
+        let mut stdin = lock(&self.stdin);
+        stdin.closed = true;
+        stdin.hold = None;
     }
 
     /// The process has exited: its input ends, and its terminal when nothing more comes from it.

@@ -98,11 +98,45 @@ async fn read_all(mut file: File) -> String {
 }
 
 #[tokio::test]
+async fn input_is_opened_when_the_process_starts() {
+    let client = Client::new();
+    let (_process, io) = Io::open(&client.streams(false), OWNER).await.unwrap();
+    let write = || {
+        let mut options = OpenOptions::new();
+        let options = options
+            .write(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        options.open(client.path("in"))
+    };
+    // A client that could write now might be at the end of its input before it knows the process that it must tell so.
+    let refused = write().unwrap_err();
+    assert_eq!(
+        refused.raw_os_error(),
+        Some(rustix::io::Errno::NXIO.raw_os_error())
+    );
+    io.start_input().unwrap();
+    io.start_input().unwrap();
+    write().unwrap();
+}
+
+#[tokio::test]
+async fn an_end_of_input_said_before_the_start_holds() {
+    let client = Client::new();
+    let (process, io) = Io::open(&client.streams(false), OWNER).await.unwrap();
+    let exit = tokio::spawn(reap::exit(spawn("cat", process)));
+    io.close_stdin();
+    io.start_input().unwrap();
+    let exit = timeout(Duration::from_secs(10), exit).await.unwrap();
+    assert_eq!(exit.unwrap().status, 0);
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_is_no_end_of_input_until_close_io() {
     let client = Client::new();
     let (stdout, stderr) = (client.reader("out"), client.reader("err"));
     let (process, io) = Io::open(&client.streams(false), OWNER).await.unwrap();
     let exit = tokio::spawn(reap::exit(spawn("cat; echo done >&2; exit 3", process)));
+    io.start_input().unwrap();
     let mut stdin = client.writer("in");
     stdin.write_all(b"first ").unwrap();
     drop(stdin);
@@ -199,6 +233,7 @@ async fn a_terminal_both_ways_until_its_process_is_gone() {
     unlockpt(&master).unwrap();
     let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
     io.attach_console(master).unwrap();
+    io.start_input().unwrap();
     io.resize(132, 43).unwrap();
     let size = tcgetwinsize(&slave).unwrap();
     assert_eq!((size.ws_col, size.ws_row), (132, 43));

@@ -12,6 +12,7 @@
 //! | [`leak`] | what a test left behind |
 //! | [`pool`] | nodes that tests borrow |
 //! | [`shim_api`] | a shim driven through its ttrpc API |
+//! | [`terminal`] | a command with a terminal of its own |
 //! | [`process`] | commands with a deadline |
 //!
 //! Nothing here changes the host outside the cache directory, one cgroup per running node and the packages that
@@ -29,3 +30,4 @@ pub mod node;
 pub mod pool;
 pub mod process;
 pub mod shim_api;
+pub mod terminal;

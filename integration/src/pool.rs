@@ -11,13 +11,17 @@ use crate::image::Image;
 use crate::leak::{self, Snapshot};
 use crate::node::Node;
 
-static IDLE: Mutex<Vec<(Node, Snapshot)>> = Mutex::new(Vec::new());
+static IDLE: Mutex<Vec<Idle>> = Mutex::new(Vec::new());
+
+/// A node that nobody uses, how it was when it was new, and what it was made as.
+type Idle = (Node, Snapshot, String);
 
 /// A node for one test. Dropped without [`Lease::give_back`] it is killed and removed.
 #[derive(Debug)]
 pub struct Lease {
     node: Node,
     before: Snapshot,
+    kind: String,
     log: usize,
 }
 
@@ -27,18 +31,34 @@ impl Lease {
     /// # Errors
     /// If a new one is needed and cannot be started.
     pub fn new(release: Release) -> Result<Self> {
-        let (node, before) = match take(release) {
+        Self::of(release.suite(), || {
+            let node = Node::builder(release).images(&Image::PACKAGED).start()?;
+            node.import(Image::Busybox)?;
+            Ok(node)
+        })
+    }
+
+    /// An idle node that was made as `kind`, else the one that `make` makes.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn of(kind: &str, make: impl FnOnce() -> Result<Node>) -> Result<Self> {
+        let (node, before, kind) = match take(kind) {
             Some(idle) => idle,
             None => {
-                let node = Node::builder(release).images(&Image::PACKAGED).start()?;
-                node.import(Image::Busybox)?;
+                let node = make()?;
                 let before = Snapshot::of_node(&node);
-                (node, before)
+                (node, before, kind.to_owned())
             }
         };
         let log = fs::metadata(node.containerd_log())
             .map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(0));
-        Ok(Self { node, before, log })
+        Ok(Self {
+            node,
+            before,
+            kind,
+            log,
+        })
     }
 
     /// Checks that the test left nothing, and lets the next one have the node.
@@ -47,9 +67,11 @@ impl Lease {
     /// If something is left; the node is removed then.
     pub fn give_back(self) -> Result<()> {
         leak::settled(&self.node, &self.before)?;
-        IDLE.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((self.node, self.before));
+        IDLE.lock().unwrap_or_else(PoisonError::into_inner).push((
+            self.node,
+            self.before,
+            self.kind,
+        ));
         Ok(())
     }
 
@@ -78,10 +100,8 @@ pub fn drain() {
     IDLE.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
-fn take(release: Release) -> Option<(Node, Snapshot)> {
+fn take(kind: &str) -> Option<Idle> {
     let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = idle
-        .iter()
-        .position(|(node, _)| node.release() == release)?;
+    let found = idle.iter().position(|(.., made_as)| made_as == kind)?;
     Some(idle.swap_remove(found))
 }

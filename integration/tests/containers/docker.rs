@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use integration::debian::Release;
 use integration::image::Image;
+use integration::terminal::Session;
 
 use crate::bed::{Bed, Case, Container, OURS};
 use crate::rows::{self, Known};
-use crate::stdio::in_terminal;
 use crate::systemd::booted;
 
 pub(crate) const CASES: &[Case] = &[
@@ -80,7 +80,7 @@ fn under_systemd(bed: &Bed<'_>) -> Result<()> {
         "-c",
         "test -t 0 && echo terminal; exit 3",
     ]);
-    let (code, shown) = in_terminal(bed, &line, 80, 24)?;
+    let (code, shown) = Session::start(&mut bed.node.command(&line), 80, 24)?.finish()?;
     ensure!(
         code == 3 && shown.contains("terminal"),
         "exit code {code}, {shown:?}"

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use integration::image::Image;
 use integration::node::DEADLINE;
 use integration::process;
+use integration::terminal::{SIZE, Session};
 
 use crate::bed::{ANY, Bed, Case, LINGER};
-use crate::stdio::{SIZE, in_terminal};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("exec_exit_codes", ANY, exit_codes),
@@ -91,7 +91,7 @@ fn terminal(bed: &Bed<'_>) -> Result<()> {
     let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
     let script = format!("{SIZE}; test -t 1 && echo terminal; exit 4");
     let line = container.tty_words(&["/bin/sh", "-c", &script]);
-    let (code, shown) = in_terminal(bed, &line, 90, 20)?;
+    let (code, shown) = Session::start(&mut bed.node.command(&line), 90, 20)?.finish()?;
     let seen: Vec<_> = shown.split_whitespace().collect();
     ensure!(
         code == 4 && seen == ["20", "90", "terminal"],

@@ -22,14 +22,6 @@ use libtest_mimic::{Arguments, run};
 
 use bed::Case;
 
-/// What an inner dockerd draws from the kernel when it tries whether overlay needs `userxattr` here, as it does in every
-/// user namespace (moby, daemon/graphdriver/overlayutils/userxattr.go). No mount of ours says it: `run_true` alone is silent.
-const PROBING: [&str; 3] = [
-    "overlayfs: failed to set xattr on upper",
-    "overlayfs: ...falling back to redirect_dir=nofollow.",
-    "overlayfs: ...falling back to uuid=null.",
-];
-
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases: Vec<Case> = [
@@ -53,15 +45,7 @@ fn main() -> ExitCode {
     pool::drain();
     let mut complaints = host.difference(&Snapshot::of_host());
     if let Some(log) = log {
-        match kernel_log::warnings_since(log) {
-            Ok(lines) => complaints.extend(
-                lines
-                    .into_iter()
-                    .filter(|line| !PROBING.contains(&line.as_str()))
-                    .map(|line| format!("the kernel says: {line}")),
-            ),
-            Err(error) => complaints.push(format!("{error:#}")),
-        }
+        complaints.extend(kernel_log::complaints_since(log));
     }
     for complaint in &complaints {
         eprintln!("after the tests: {complaint}");

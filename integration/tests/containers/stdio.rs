@@ -1,12 +1,8 @@
 //! Standard streams and terminals.
 
-use std::fs::File;
-use std::io::Read;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::image::Image;
-use integration::process;
-use nix::pty::{OpenptyResult, Winsize, openpty};
+use integration::terminal::{SIZE, Session};
 
 use crate::bed::{ANY, Bed, Case};
 
@@ -64,7 +60,7 @@ fn terminal(bed: &Bed<'_>) -> Result<()> {
         &id,
         &["/bin/sh", "-c", &script],
     );
-    let (code, shown) = in_terminal(bed, &line, 100, 30)?;
+    let (code, shown) = Session::start(&mut bed.node.command(&line), 100, 30)?.finish()?;
     let seen: Vec<_> = shown.split_whitespace().collect();
     // Both names are right: it is the same device.
     let named = matches!(seen.first(), Some(&"/dev/pts/0" | &"/dev/console"));
@@ -73,41 +69,6 @@ fn terminal(bed: &Bed<'_>) -> Result<()> {
         "exit code {code}, {shown:?}"
     );
     Ok(())
-}
-
-/// Prints the terminal's size: ctr sets it when the process runs already.
-pub(crate) const SIZE: &str = "until stty size 2>/dev/null | grep -v '^0 0'; do sleep 0.05; done";
-
-/// Runs `line` in the node with a terminal of this size as its standard streams.
-pub(crate) fn in_terminal(
-    bed: &Bed<'_>,
-    line: &[&str],
-    columns: u16,
-    rows: u16,
-) -> Result<(i32, String)> {
-    let size = Winsize {
-        ws_col: columns,
-        ws_row: rows,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let OpenptyResult { master, slave } = openpty(&size, None).context("open a terminal")?;
-    let mut child = bed
-        .node
-        .command(line)
-        .stdin(slave.try_clone()?)
-        .stdout(slave.try_clone()?)
-        .stderr(slave)
-        .spawn()
-        .context("start ctr")?;
-    let mut shown = Vec::new();
-    // A terminal whose other end is closed reads as EIO; what came before is kept.
-    drop(File::from(master).read_to_end(&mut shown));
-    let status = child.wait().context("wait for ctr")?;
-    Ok((
-        process::code(status),
-        String::from_utf8_lossy(&shown).into_owned(),
-    ))
 }
 
 fn null_io(bed: &Bed<'_>) -> Result<()> {

@@ -155,7 +155,8 @@ impl Bed<'_> {
     /// An id that this process has not used yet.
     pub(crate) fn id(&self) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        format!("d{}", COUNT.fetch_add(1, Ordering::Relaxed))
+        // Not the beginning of a hexadecimal id: clients take those for names, too.
+        format!("step{}", COUNT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The client, not started yet.
@@ -226,15 +227,9 @@ impl Container<'_> {
             ensure!(begin.elapsed() < DEADLINE, "{} does not end", self.id);
             std::thread::sleep(Duration::from_millis(50));
         }
-        // A client that looks while the state changes may say nothing.
-        loop {
-            let said = self.does(Verb::ExitCode)?;
-            if let Ok(code) = said.text().parse() {
-                return Ok(code);
-            }
-            ensure!(begin.elapsed() < DEADLINE, "no exit code: {said:?}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let code = self.does(Verb::ExitCode)?;
+        let parsed = code.text().parse();
+        parsed.with_context(|| format!("no exit code: {code:?}"))
     }
 
     /// Away with it.

@@ -6,6 +6,8 @@
 //! | [`cache`] | artefacts built once, atomically, outside the tree |
 //! | [`debian`] | root file systems from Debian packages |
 //! | [`engines`] | engines and clients from their Go modules |
+//! | [`gitlab`] | gitlab-ci-local from npm |
+//! | [`dockerd`] | dockerd in a node |
 //! | [`image`] | OCI images made of those, without a registry |
 //! | [`node`] | a real containerd in private namespaces |
 //! | [`kernel_log`] | what the kernel complained about |
@@ -22,6 +24,7 @@ pub mod cache;
 pub mod debian;
 pub mod dockerd;
 pub mod engines;
+pub mod gitlab;
 pub mod host;
 pub mod image;
 pub mod kernel_log;

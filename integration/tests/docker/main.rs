@@ -28,11 +28,28 @@ const CASES: &[(&str, &[Image], Body)] = &[
         bed.script(include_str!("inner.sh"))
     }),
     ("job", &[Image::Dind], |bed| {
-        bed.script(include_str!("job.sh"))
+        bed.script(&format!("{SERVE}\n{}", include_str!("job.sh")))
     }),
+    ("gitlab", &[Image::Dind], gitlab),
     ("restore", &[], restore::everything),
     ("many", &[], many::run),
 ];
+
+const SERVE: &str = include_str!("serve.sh");
+
+/// gitlab-ci-local with our runtime as dockerd's default.
+fn gitlab(bed: &Bed) -> Result<()> {
+    integration::gitlab::install(&bed.node)?;
+    let runtime = |change: &str| {
+        bed.node
+            .shell(&format!("sed -i '{change}' /etc/docker/daemon.json; kill -HUP $(cat /run/docker.pid); sleep 0.5"))?
+            .ok()
+    };
+    runtime(r#"1s/^{/{"default-runtime": "sysbox", /"#)?;
+    bed.script(&format!("{SERVE}\n{}", include_str!("gitlab.sh")))?;
+    runtime(r#"1s/"default-runtime": "sysbox", //"#)?;
+    integration::gitlab::remove(&bed.node)
+}
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -6,7 +6,9 @@ use std::path::Path;
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
-use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
+use rustix::thread::{
+    CapabilitiesSecureBits, Uid, set_capabilities_secure_bits, set_thread_res_uid,
+};
 
 use super::init::Go;
 use super::maker::{self, Joins, Maker, Talk, open_proc};
@@ -115,7 +117,9 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     if let Some(mover) = mover {
         warnings.extend(steps.run(Step::Network, || mover.finish())?);
     }
-    steps.run(Step::Sysctl, || sysctls(plan))?;
+    steps.run(Step::Sysctl, || {
+        sysctls(plan, dev::owner(&made.idmap, 0, 0)?)
+    })?;
     steps.run(Step::Masks, || {
         masks::readonly(root, &plan.readonly_paths)?;
         masks::mask(root, &plan.masked_paths)?;
@@ -332,8 +336,25 @@ fn enter(made: &Made, plan: &Plan, network_moves: bool) -> Result<()> {
     Ok(())
 }
 
-/// Written through the host's /proc/sys, which shows the namespaces of the writer.
-fn sysctls(plan: &Plan) -> Result<()> {
+/// Written through the host's /proc/sys, which shows the namespaces of the writer. As `root` inside: those of the ipc
+/// namespace ask for its user, not for capabilities (ipc/ipc_sysctl.c, ipc_permissions()).
+fn sysctls(plan: &Plan, (root, group): (u32, u32)) -> Result<()> {
+    if plan.sysctl.is_empty() {
+        return Ok(());
+    }
+    let act_as = |user| {
+        let user = Uid::from_raw(user);
+        set_thread_res_uid(Uid::ROOT, user, Uid::ROOT).os("setresuid", user.as_raw())
+    };
+    act_as(root)?;
+    let written = write_sysctls(plan);
+    act_as(0)?;
+    // It follows the effective id.
+    sys::process::set_fs_ids(root, group).os("setfsuid", root)?;
+    written
+}
+
+fn write_sysctls(plan: &Plan) -> Result<()> {
     for (key, value) in &plan.sysctl {
         let path = crate::plan::sysctl_path(key).ok_or_else(|| unexpected(key))?;
         std::fs::write(Path::new("/proc/sys").join(path), value)

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -190,6 +191,10 @@ fn self_contained(upper: &Path, shim: Option<&Path>, cri: bool) -> Result<()> {
         fs::write(upper.join("etc/resolv.conf"), "nameserver 127.0.0.1\n")
             .context("write resolv.conf")?;
         fs::write(upper.join("etc/crictl.yaml"), cri::CRICTL).context("configure crictl")?;
+        let runc = upper.join(cri::RUNC.trim_start_matches('/'));
+        fs::write(&runc, cri::RUNC_SCRIPT).context("write runc's wrapper")?;
+        fs::set_permissions(&runc, fs::Permissions::from_mode(0o755))
+            .context("make runc's wrapper executable")?;
         cri::configuration()
     } else {
         format!("disabled_plugins = {OFF}\n")

@@ -38,6 +38,20 @@ pub(super) const NETWORK: &str = r#"{
 }
 "#;
 
+/// Where [`RUNC_SCRIPT`] is.
+pub(super) const RUNC: &str = "/usr/local/bin/runc-without-weight";
+
+/// runc, which refuses a pod's CPU weight where the cpu controller is not on cgroup v2.
+pub(super) const RUNC_SCRIPT: &str = r#"#!/bin/sh
+if ! grep -qw cpu /sys/fs/cgroup/cgroup.controllers; then
+    for word; do
+        [ "$before" = --bundle ] && sed -i 's/"shares":[0-9]*,\?//' "$word/config.json"
+        before=$word
+    done
+fi
+exec runc "$@"
+"#;
+
 /// crictl's configuration.
 pub(super) const CRICTL: &str = "runtime-endpoint: unix:///run/containerd/containerd.sock\nimage-endpoint: unix:///run/containerd/containerd.sock\n";
 
@@ -61,6 +75,13 @@ pub(super) fn configuration() -> String {
         );
         if let Some(path) = path {
             let _ = writeln!(text, "runtime_path = \"{path}\"");
+        }
+        if name == "runc" {
+            let _ = write!(
+                text,
+                "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\n\
+                 BinaryName = \"{RUNC}\"\n"
+            );
         }
     }
     text

@@ -1,0 +1,413 @@
+//! Nodes with CRI, and pods and containers as crictl takes them.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use integration::debian::Release;
+use integration::engines::Engine;
+use integration::image::Image;
+use integration::leak::{self, Snapshot};
+use integration::node::{DEADLINE, Node};
+use integration::process::{self, Output};
+use integration::{host, node};
+use libtest_mimic::{Completion, Failed, Trial};
+use serde_json::{Value, json};
+
+/// A containerd and a sort of pod on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind {
+    name: &'static str,
+    engine: Option<Engine>,
+    /// As the RuntimeClass names it.
+    pub(crate) handler: &'static str,
+    /// `hostUsers: false`.
+    pub(crate) users: bool,
+}
+
+const fn kind(
+    name: &'static str,
+    engine: Option<Engine>,
+    handler: &'static str,
+    users: bool,
+) -> Kind {
+    Kind {
+        name,
+        engine,
+        handler,
+        users,
+    }
+}
+
+const OLD_PLAIN: Kind = kind("2.1-plain", None, "sysbox", false);
+// containerd before 2.2.7 and 2.3.4 asks only runc's type whether it can have user namespaces.
+const OLD_USERS: Kind = kind("2.1-users", None, "sysbox-path", true);
+const MIDDLE_USERS: Kind = kind("2.3-users", Some(Engine::Containerd23), "sysbox", true);
+const NEW_PLAIN: Kind = kind("2.4-plain", Some(Engine::Containerd24), "sysbox", false);
+const NEW_USERS: Kind = kind("2.4-users", Some(Engine::Containerd24), "sysbox", true);
+const NEW_RUNC: Kind = kind("2.4-runc", Some(Engine::Containerd24), "runc", false);
+
+/// What every runtime does for a pod.
+pub(crate) const ANY: &[Kind] = &[OLD_PLAIN, OLD_USERS, NEW_PLAIN, NEW_USERS, NEW_RUNC];
+/// What only a system container has.
+pub(crate) const OURS: &[Kind] = &[OLD_PLAIN, OLD_USERS, MIDDLE_USERS, NEW_PLAIN, NEW_USERS];
+/// Where one engine shows what is ours.
+pub(crate) const NEWEST: &[Kind] = &[NEW_PLAIN, NEW_USERS];
+
+/// First host id of pods with a user namespace, as the kubelet hands them out.
+pub(crate) const FIRST_ID: u32 = 655_360;
+
+/// A test before it meets its kinds of pods.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    name: &'static str,
+    kinds: &'static [Kind],
+    body: fn(&Bed<'_>) -> Result<()>,
+}
+
+static IDLE: Mutex<Vec<(Kind, Node, Snapshot)>> = Mutex::new(Vec::new());
+
+/// Stops all idle nodes.
+pub(crate) fn drain() {
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+impl Case {
+    pub(crate) const fn new(
+        name: &'static str,
+        kinds: &'static [Kind],
+        body: fn(&Bed<'_>) -> Result<()>,
+    ) -> Self {
+        Self { name, kinds, body }
+    }
+
+    pub(crate) fn trials(&self) -> Vec<Trial> {
+        let trial = |kind: &Kind| {
+            let (case, kind) = (*self, *kind);
+            Trial::ignorable_test(format!("{}::{}", kind.name, case.name), move || {
+                case.run(kind)
+            })
+        };
+        self.kinds.iter().map(trial).collect()
+    }
+
+    fn run(self, kind: Kind) -> Result<Completion, Failed> {
+        let unbuilt = || host::shim().err().map(|error| format!("{error:#}"));
+        if let Some(obstacle) = host::obstacle().or_else(unbuilt) {
+            return if host::strict() {
+                Err(obstacle.into())
+            } else {
+                Ok(Completion::ignored_with(obstacle))
+            };
+        }
+        let tried = || -> Result<()> {
+            let (node, before) = take(kind)?;
+            let bed = Bed {
+                node: &node,
+                kind,
+                count: AtomicU32::new(0),
+            };
+            (self.body)(&bed)
+                .and_then(|()| leak::settled(&node, &before))
+                .map_err(|error| {
+                    anyhow!("{error:#}\n--- containerd's log ends\n{}", node.log_tail())
+                })?;
+            IDLE.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((kind, node, before));
+            Ok(())
+        };
+        tried()
+            .map(|()| Completion::Completed)
+            .map_err(|error| format!("{error:#}").into())
+    }
+}
+
+/// An idle node with this engine, else a new one.
+fn take(kind: Kind) -> Result<(Node, Snapshot)> {
+    let idle = {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = idle.iter().position(|(k, ..)| k.engine == kind.engine);
+        found.map(|at| idle.swap_remove(at))
+    };
+    if let Some((_, node, before)) = idle {
+        return Ok((node, before));
+    }
+    let mut engines = vec![Engine::CriTools];
+    engines.extend(kind.engine);
+    let node = Node::builder(Release::Sid)
+        .cri(true)
+        .engines(&engines)
+        .start()?;
+    node.import(Image::Busybox)?;
+    node.import(Image::Dind)?;
+    let bed = Bed {
+        node: &node,
+        kind,
+        count: AtomicU32::new(1000),
+    };
+    // The bridge, the address store and what CRI keeps for the first container stay from here on.
+    let pod = bed.pod(json!({}))?;
+    pod.sleeper()?;
+    pod.remove()?;
+    // Until the collector has taken its snapshots: what is left then is no test's.
+    let begin = Instant::now();
+    let snapshots = |node: &Node| -> Result<String> {
+        let list = node.ctr(&["--namespace", "k8s.io", "content", "prune", "references"])?;
+        list.ok()?;
+        Ok(node.shell("ls /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots; ctr --namespace k8s.io snapshots ls | tail -n +2 | wc -l")?.ok()?.stdout)
+    };
+    while {
+        let lines = snapshots(&node)?;
+        let mut lines: Vec<_> = lines.lines().collect();
+        let known = lines
+            .pop()
+            .and_then(|count| count.trim().parse::<usize>().ok());
+        known != Some(lines.len())
+    } {
+        ensure!(
+            begin.elapsed() < DEADLINE,
+            "snapshots of the first pod stay"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let before = Snapshot::of_node(&node);
+    Ok((node, before))
+}
+
+/// What a case's body works with.
+#[derive(Debug)]
+pub(crate) struct Bed<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) kind: Kind,
+    count: AtomicU32,
+}
+
+/// Puts `more` into `value`, objects into objects.
+fn merge(value: &mut Value, more: Value) {
+    match (value, more) {
+        (Value::Object(value), Value::Object(more)) => {
+            for (key, more) in more {
+                merge(value.entry(key).or_insert(Value::Null), more);
+            }
+        }
+        (value, more) => *value = more,
+    }
+}
+
+impl Bed<'_> {
+    fn number(&self) -> u32 {
+        self.count.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// `crictl`, which must succeed: its output without white space around it.
+    pub(crate) fn crictl(&self, words: &[&str]) -> Result<String> {
+        Ok(self.try_crictl(words)?.ok()?.text().to_owned())
+    }
+
+    pub(crate) fn try_crictl(&self, words: &[&str]) -> Result<Output> {
+        // Two tests may wait for the same grace periods of the kernel.
+        self.node
+            .exec(&[&["crictl", "--timeout", "40s"], words].concat())
+    }
+
+    /// Namespaces and mappings of the kind of pod, as the kubelet sets them for a pod and again for each container.
+    fn namespaces(&self, range: u32) -> Value {
+        let mut options = json!({"pid": 1});
+        if self.kind.users {
+            let line = json!([{"host_id": range, "container_id": 0, "length": 65536}]);
+            options["userns_options"] = json!({"mode": 0, "uids": line, "gids": line});
+        }
+        json!({"linux": {"security_context": {"namespace_options": options}}})
+    }
+
+    /// A pod, `more` being merged into its configuration.
+    pub(crate) fn pod(&self, more: Value) -> Result<Pod<'_>> {
+        let number = self.number();
+        let range = FIRST_ID + 65536 * number;
+        let mut config = json!({
+            "metadata": {"name": format!("p{number}"), "namespace": "default", "uid": format!("uid-{number}"), "attempt": 0},
+            "hostname": format!("p{number}"),
+            "log_directory": format!("/srv/logs-{number}"),
+        });
+        merge(&mut config, self.namespaces(range));
+        merge(&mut config, more);
+        let file = format!("/srv/pod-{number}.json");
+        self.write(&file, &config)?;
+        let id = self.crictl(&["runp", "--runtime", self.kind.handler, &file])?;
+        Ok(Pod {
+            bed: self,
+            id: id.lines().last().unwrap_or_default().to_owned(),
+            file,
+            range,
+            logs: format!("/srv/logs-{number}"),
+        })
+    }
+
+    pub(crate) fn write(&self, file: &str, value: &Value) -> Result<()> {
+        let path = self.node.path(file);
+        std::fs::write(&path, value.to_string())
+            .with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// A sandbox. A failing test leaves it to the node, which is removed with all in it.
+#[derive(Debug)]
+pub(crate) struct Pod<'a> {
+    pub(crate) bed: &'a Bed<'a>,
+    pub(crate) id: String,
+    file: String,
+    /// First host id of its user namespace, where it asked for one.
+    range: u32,
+    pub(crate) logs: String,
+}
+
+impl Pod<'_> {
+    /// The mapping of a volume that shows its files' owners inside as they are on disk; for plain pods the runtime's
+    /// own affair.
+    pub(crate) fn volume(&self, host: &str, inside: &str) -> Value {
+        let mut mount = json!({"host_path": host, "container_path": inside});
+        if self.bed.kind.users {
+            let line = json!([{"host_id": self.range, "container_id": 0, "length": 65536}]);
+            merge(
+                &mut mount,
+                json!({"uidMappings": line, "gidMappings": line}),
+            );
+        }
+        mount
+    }
+
+    /// A created container of the busybox image, `more` being merged into its configuration.
+    pub(crate) fn create(&self, more: Value) -> Result<Container<'_>> {
+        let bed = self.bed;
+        let number = bed.number();
+        let mut config = json!({
+            "metadata": {"name": format!("c{number}"), "attempt": 0},
+            "image": {"image": Image::Busybox.reference()},
+            "log_path": format!("c{number}.log"),
+        });
+        merge(&mut config, bed.namespaces(self.range));
+        merge(&mut config, more);
+        let file = format!("/srv/container-{number}.json");
+        bed.write(&file, &config)?;
+        let id = bed.crictl(&["create", &self.id, &file, &self.file])?;
+        bed.node.shell(&format!("rm {file}"))?.ok()?;
+        Ok(Container {
+            bed,
+            id: id.lines().last().unwrap_or_default().to_owned(),
+            log: format!("{}/c{number}.log", self.logs),
+        })
+    }
+
+    /// The same started.
+    pub(crate) fn run(&self, more: Value) -> Result<Container<'_>> {
+        let container = self.create(more)?;
+        container.start()?;
+        Ok(container)
+    }
+
+    /// One that sleeps.
+    pub(crate) fn sleeper(&self) -> Result<Container<'_>> {
+        self.run(json!({"command": ["/probe", "sleep"]}))
+    }
+
+    /// Its address, the first one.
+    pub(crate) fn address(&self) -> Result<String> {
+        let status = self.bed.crictl(&["inspectp", "-o", "json", &self.id])?;
+        let status: Value = serde_json::from_str(&status).context("read inspectp")?;
+        let address = status["status"]["network"]["ip"].as_str();
+        address.map(str::to_owned).context("the pod has no address")
+    }
+
+    /// Stops and removes it with all its containers, and the test's own files.
+    pub(crate) fn remove(self) -> Result<()> {
+        self.bed.crictl(&["stopp", &self.id])?;
+        self.bed.crictl(&["rmp", &self.id])?;
+        self.bed
+            .node
+            .shell(&format!("rm -rf {} {}", self.file, self.logs))?
+            .ok()?;
+        Ok(())
+    }
+}
+
+/// A container of a pod.
+#[derive(Debug)]
+pub(crate) struct Container<'a> {
+    bed: &'a Bed<'a>,
+    pub(crate) id: String,
+    pub(crate) log: String,
+}
+
+impl Container<'_> {
+    pub(crate) fn start(&self) -> Result<()> {
+        self.bed.crictl(&["start", &self.id]).map(drop)
+    }
+
+    /// `crictl exec`, not started yet.
+    pub(crate) fn exec(&self, options: &[&str], words: &[&str]) -> Command {
+        self.bed
+            .node
+            .command(&[&["crictl", "exec"], options, &[&self.id], words].concat())
+    }
+
+    /// A shell script in the container, which must succeed: its output without white space around it.
+    pub(crate) fn shell(&self, script: &str) -> Result<String> {
+        let script = format!("{script}\n{}", node::LINGER);
+        let words = ["/bin/sh", "-ec", &script];
+        let output = process::run(&mut self.exec(&[], &words), b"", DEADLINE)?;
+        Ok(output.ok()?.text().to_owned())
+    }
+
+    /// What `crictl inspect` says of its status.
+    pub(crate) fn status(&self) -> Result<Value> {
+        let status = self.bed.crictl(&["inspect", "-o", "json", &self.id])?;
+        let mut status: Value = serde_json::from_str(&status).context("read inspect")?;
+        Ok(status["status"].take())
+    }
+
+    /// Waits until it has exited: its exit code.
+    pub(crate) fn exited(&self) -> Result<i64> {
+        let begin = Instant::now();
+        loop {
+            let status = self.status()?;
+            if status["state"] == "CONTAINER_EXITED" {
+                return status["exitCode"].as_i64().context("no exit code");
+            }
+            if begin.elapsed() > DEADLINE {
+                bail!("still {}", status["state"]);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What of it is in the kubelet's log: the lines without time, stream and tag.
+    pub(crate) fn log(&self) -> Result<String> {
+        let log = std::fs::read_to_string(self.bed.node.path(&self.log))
+            .with_context(|| format!("read {}", self.log))?;
+        let mut text = String::new();
+        for line in log.lines() {
+            let words: Vec<_> = line.splitn(4, ' ').collect();
+            let [_, "stdout" | "stderr", tag, message] = words[..] else {
+                bail!("{line:?} is no line of a log");
+            };
+            text.push_str(message);
+            if tag == "F" {
+                text.push('\n');
+            }
+        }
+        Ok(text)
+    }
+
+    pub(crate) fn remove(self) -> Result<()> {
+        self.bed.crictl(&["rm", "--force", &self.id]).map(drop)
+    }
+}
+
+/// Both are the same, told so if not.
+pub(crate) fn same(got: &str, wanted: &str) -> Result<()> {
+    ensure!(got == wanted, "got  {got:?}\nwant {wanted:?}");
+    Ok(())
+}

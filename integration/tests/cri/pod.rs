@@ -1,0 +1,98 @@
+//! What the containers of a pod share, and whose they are.
+
+use anyhow::{Result, ensure};
+use integration::image::Image;
+use serde_json::json;
+
+use crate::bed::{ANY, Bed, Case, OURS, same};
+
+pub(crate) const CASES: &[Case] = &[
+    Case::new("containers_share_namespaces", ANY, share),
+    Case::new("a_shared_process_namespace", ANY, shared_pids),
+    Case::new("pods_have_ids_of_their_own", OURS, ids),
+    Case::new("docker_inside", OURS, docker),
+    Case::new("host_namespaces_are_refused", OURS, refusals),
+];
+
+const NAMESPACES: &str = "for n in net ipc uts user pid mnt; do readlink /proc/self/ns/$n; done";
+
+fn share(bed: &Bed<'_>) -> Result<()> {
+    let pod = bed.pod(json!({}))?;
+    let (one, two) = (pod.sleeper()?, pod.sleeper()?);
+    let (a, b) = (one.shell(NAMESPACES)?, two.shell(NAMESPACES)?);
+    let same: Vec<_> = a.lines().zip(b.lines()).map(|(a, b)| a == b).collect();
+    ensure!(same == [true, true, true, true, false, false], "{a}\n{b}");
+    one.shell("touch /dev/shm/shared")?;
+    two.shell("test -e /dev/shm/shared; hostname | grep '^p[0-9]'")?;
+    pod.remove()
+}
+
+fn shared_pids(bed: &Bed<'_>) -> Result<()> {
+    let pid = json!({"linux": {"security_context": {"namespace_options": {"pid": 0}}}});
+    let pod = bed.pod(pid.clone())?;
+    let mut sleeps = pid.clone();
+    sleeps["command"] = json!(["/bin/sh", "-c", "sleep 77 & exec sleep 78"]);
+    let first = pod.run(sleeps.clone())?;
+    let second = pod.run(sleeps)?;
+    let seen = second.shell("cat /proc/1/cmdline | tr '\\0' ' '; ps | grep -c 'sleep 7[78]$'")?;
+    same(&seen, "/pause pause 4")?;
+    // The end of one is not the end of the other, though nobody's init has died.
+    first.remove()?;
+    let left = second.shell("ps | grep -c 'sleep 7[78]$'")?;
+    same(&left, "2")?;
+    pod.remove()
+}
+
+fn ids(bed: &Bed<'_>) -> Result<()> {
+    let (one, two) = (bed.pod(json!({}))?, bed.pod(json!({}))?);
+    let map = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '";
+    let (a, a2, b) = (
+        one.sleeper()?.shell(map)?,
+        one.sleeper()?.shell(map)?,
+        two.sleeper()?.shell(map)?,
+    );
+    ensure!(
+        a == a2 && a != b && !a.starts_with("0 0 "),
+        "{a}\n{a2}\n{b}"
+    );
+    one.remove()?;
+    two.remove()
+}
+
+/// A dind pod as the users' story has it: nothing but the handler, no privilege.
+fn docker(bed: &Bed<'_>) -> Result<()> {
+    let pod = bed.pod(json!({}))?;
+    let dind = pod.run(json!({"image": {"image": Image::Dind.reference()}}))?;
+    dind.shell("for i in $(seq 300); do docker info >/dev/null 2>&1 && break; sleep 0.1; done; docker info >/dev/null")?;
+    dind.shell(
+        "docker import /root/bb.tar bb >/dev/null; docker run --rm bb echo inner | grep -x inner",
+    )?;
+    // Through the inner bridge and the pod's own interface.
+    let address = pod.address()?;
+    dind.shell("docker run -d -p 8081:81 bb httpd -f -p 81 -h /etc")?;
+    bed.node
+        .shell(&format!(
+            "bash -c 'exec 3<>/dev/tcp/{address}/8081; printf \"GET /passwd HTTP/1.0\\r\\n\\r\\n\" >&3; grep root <&3'"
+        ))?
+        .ok()?;
+    pod.remove()
+}
+
+fn refusals(bed: &Bed<'_>) -> Result<()> {
+    for (key, remedy) in [
+        ("network", "hostNetwork"),
+        ("pid", "hostPID"),
+        ("ipc", "hostIPC"),
+    ] {
+        let host = json!({"linux": {"security_context": {"namespace_options": {key: 2}}}});
+        let Err(error) = bed.pod(host) else {
+            anyhow::bail!("a pod in the host's {key} namespace was made");
+        };
+        let said = format!("{error:#}");
+        // containerd 2.1 itself cannot have a pod with a user namespace in the host's network.
+        let engine = said.contains("failed to pin user namespace");
+        ensure!(said.contains(remedy) || engine, "{said}");
+    }
+    bed.node.shell("rm -rf /srv/*")?.ok()?;
+    Ok(())
+}

@@ -50,6 +50,7 @@ fn run() -> Result<()> {
             Engine::Containerd24,
             Engine::Nerdctl,
             Engine::CriTools,
+            Engine::Dockerd29,
         ]
         .map(|engine| Box::new(move || engine.programs().map(drop)) as Job),
     );

@@ -2,6 +2,7 @@
 //! the README, made from what is tested here: `SYSBOX_WRITE_TABLE=1` writes it, any other run compares it.
 
 mod ctr;
+mod docker;
 mod docker_like;
 mod door;
 mod nerdctl;
@@ -25,6 +26,9 @@ fn doors() -> Vec<&'static dyn Door> {
         doors.push(door);
     }
     doors.push(&nerdctl::Nerdctl);
+    for door in &docker::ALL {
+        doors.push(door);
+    }
     doors
 }
 

@@ -2,6 +2,7 @@
 //! `bench [--quick] [--out FILE]` writes `target/bench/summary.json` and prints a table.
 
 mod api;
+mod doors;
 mod inner;
 mod measure;
 mod runtime;
@@ -13,6 +14,8 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::debian::Release;
+use integration::dockerd::{self, Store};
+use integration::engines::Engine;
 use integration::host;
 use integration::image::Image;
 use integration::node::Node;
@@ -60,8 +63,11 @@ fn run(words: &[&str]) -> Result<()> {
     host::require_packages()?;
     host::shim()?;
     let node = Node::builder(Release::Sid)
+        .engines(&[Engine::Nerdctl])
         .images(&[IMAGE, DOCKER])
         .start()?;
+    dockerd::start(&node, Store::Overlay2)?;
+    dockerd::load(&node, IMAGE)?;
     let layer = unpacked(&node)?;
     enable_controllers(&node)?;
     // The measurements are made by this very program, in the node: it is static, so it runs there.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Bundle, HOME, Shim};
 use crate::runtime::Runtime;
-use crate::{DOCKER, IMAGE, inner};
+use crate::{DOCKER, IMAGE, doors, inner};
 
 /// Samples of one metric, those of each runtime in the order of [`Runtime::ALL`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,6 +79,7 @@ pub(crate) async fn all(size: Size, layer: &str) -> Result<Vec<Metric>> {
         metrics.push(rootfs(size.rounds / 2, layers).await?);
     }
     fs::remove_dir_all(HOME).context("remove the bundles")?;
+    metrics.extend(doors::all(size.rounds, IMAGE.reference())?);
     metrics.extend(inner::both(size.rounds.div_ceil(5), DOCKER.reference())?);
     Ok(metrics)
 }

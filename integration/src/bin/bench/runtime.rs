@@ -26,6 +26,15 @@ impl Runtime {
             .take(Self::ALL.len())
     }
 
+    /// Ours and runc, in turns first: crun refuses what dockerd writes where a controller is on cgroup v1.
+    pub(crate) fn pair(number: usize) -> [Self; 2] {
+        if number.is_multiple_of(2) {
+            [Self::Ours, Self::Runc]
+        } else {
+            [Self::Runc, Self::Ours]
+        }
+    }
+
     /// Its place in an array of three.
     pub(crate) fn index(self) -> usize {
         match self {

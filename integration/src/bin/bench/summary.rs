@@ -22,17 +22,19 @@ pub(crate) struct Row {
     unit: String,
     ours: Quantiles,
     runc: Quantiles,
-    crun: Quantiles,
+    /// None where an engine's door is compared, behind which crun does not run on every host.
+    crun: Option<Quantiles>,
     ratio_runc: f64,
-    ratio_crun: f64,
+    ratio_crun: Option<f64>,
 }
 
 impl Row {
     /// # Errors
-    /// If a runtime has no sample.
+    /// If ours or runc has no sample.
     pub(crate) fn new(metric: &Metric) -> Result<Self> {
         let [ours, runc, crun] = &metric.samples;
-        let [ours, runc, crun] = [quantiles(ours)?, quantiles(runc)?, quantiles(crun)?];
+        let (ours, runc) = (quantiles(ours)?, quantiles(runc)?);
+        let crun = (!crun.is_empty()).then(|| quantiles(crun)).transpose()?;
         Ok(Self {
             name: metric.name.clone(),
             unit: metric.unit.clone(),
@@ -40,7 +42,7 @@ impl Row {
             runc,
             crun,
             ratio_runc: rounded(ours.p50 / runc.p50),
-            ratio_crun: rounded(ours.p50 / crun.p50),
+            ratio_crun: crun.map(|crun| rounded(ours.p50 / crun.p50)),
         })
     }
 }
@@ -77,19 +79,25 @@ pub(crate) fn print(rows: &[Row]) {
         "{:15} {:>4} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}",
         "p50 and p90", "", "ours", "", "runc", "", "crun", "", "of runc", "of crun"
     );
+    let figure = |value: Option<f64>, width: usize| {
+        value.map_or_else(
+            || format!("{:>width$}", "–"),
+            |value| format!("{value:width$.2}"),
+        )
+    };
     for row in rows {
         println!(
-            "{:15} {:>4} {:9.2} {:9.2} {:9.2} {:9.2} {:9.2} {:9.2} {:8.2} {:8.2}",
+            "{:15} {:>4} {:9.2} {:9.2} {:9.2} {:9.2} {} {} {:8.2} {}",
             row.name,
             row.unit,
             row.ours.p50,
             row.ours.p90,
             row.runc.p50,
             row.runc.p90,
-            row.crun.p50,
-            row.crun.p90,
+            figure(row.crun.map(|crun| crun.p50), 9),
+            figure(row.crun.map(|crun| crun.p90), 9),
             row.ratio_runc,
-            row.ratio_crun
+            figure(row.ratio_crun, 8)
         );
     }
 }

@@ -70,8 +70,15 @@ pub(crate) fn terminal(bed: &Bed<'_>) -> Result<()> {
         .command(&["setsid", "--ctty", "--wait", "/bin/sh", "-ec", &line]);
     let mut session = Session::start(&mut command, 100, 30)?;
     session.until("first", Duration::from_secs(20))?;
-    session.resize(80, 20)?;
-    session.until("second", Duration::from_secs(20))?;
+    // A client may begin to listen for changes only after it has handed on the first size.
+    for _ in 0..20 {
+        session.resize(80, 21)?;
+        session.resize(80, 20)?;
+        if session.until("second", Duration::from_secs(1)).is_ok() {
+            break;
+        }
+    }
+    session.until("second", Duration::from_secs(1))?;
     let (code, shown) = session.finish()?;
     let code = bed.door.exec_code(&shown).unwrap_or(code);
     ensure!(code == 4, "exit code {code}, shown {shown:?}");

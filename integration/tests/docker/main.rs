@@ -3,7 +3,6 @@
 //! `DAEMON::CASE`; a case is a script in the node (`*.sh`) that prints a line for each check, or a function.
 
 mod bed;
-mod many;
 mod restore;
 
 use std::process::ExitCode;
@@ -32,7 +31,6 @@ const CASES: &[(&str, &[Image], Body)] = &[
     }),
     ("gitlab", &[Image::Dind], gitlab),
     ("restore", &[], restore::everything),
-    ("many", &[], many::run),
 ];
 
 const SERVE: &str = include_str!("serve.sh");

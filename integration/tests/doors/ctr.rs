@@ -101,6 +101,15 @@ impl Door for Ctr {
         })
     }
 
+    fn tidy(&self, node: &Node) -> Result<()> {
+        // The fifos and the lease of a ctr that was killed.
+        node.shell(
+            "rm -rf /run/containerd/fifo/*; for lease in $(ctr leases ls -q); do ctr leases delete --sync $lease; done",
+        )?
+        .ok()
+        .map(drop)
+    }
+
     fn exceptions(&self) -> &'static [(&'static str, Cell)] {
         EXCEPTIONS
     }

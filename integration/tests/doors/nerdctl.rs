@@ -66,7 +66,12 @@ impl Door for Nerdctl {
     }
 
     fn tidy(&self, node: &Node) -> Result<()> {
-        // It forgets the fifos of `run -i` and of what did not start, runc's as well.
-        node.shell("rm -rf /run/containerd/fifo/*")?.ok().map(drop)
+        // It forgets the fifos of `run -i` and of what did not start, runc's as well, and when it is killed its own notes.
+        node.shell(
+            "rm -rf /run/containerd/fifo/* /srv/nerdctl/*/containers/default/* /srv/nerdctl/*/etchosts/default/*
+             for lease in $(ctr leases ls -q); do ctr leases delete --sync $lease; done",
+        )?
+        .ok()
+        .map(drop)
     }
 }

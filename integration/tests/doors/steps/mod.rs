@@ -3,6 +3,7 @@
 mod files;
 mod inner;
 mod life;
+mod many;
 mod refusals;
 mod streams;
 
@@ -85,6 +86,7 @@ pub(crate) const STEPS: &[Step] = &[
         "engine killed and restarted under containers",
         life::engine,
     ),
+    Step::new("many", "many at once, some clients killed", many::many),
     Step::new(
         "privileged",
         "privileged, inside the user namespace only",

@@ -440,3 +440,7 @@ fn reopen(fd: impl AsFd, flags: OFlags, kind: FileType) -> Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::open(proc_path(&fd), flags, Mode::empty())
 }
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

@@ -42,7 +42,9 @@ fn the_summary_has_its_form() {
             "docker-exec",
             "nerdctl-run",
             "dind-ready",
-            "inner-run"
+            "inner-run",
+            "cri-pod",
+            "cri-pod-move"
         ]
     );
     let alone = rows.iter().find(|row| row["name"] == "shim-pss-1");

@@ -5,6 +5,7 @@ mod api;
 mod doors;
 mod inner;
 mod measure;
+mod pods;
 mod runtime;
 mod summary;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words[..] {
         ["inside", size, layer] => inside(size, layer),
+        ["pods", size] => pods(size),
         _ => run(&words),
     };
     match outcome {
@@ -70,11 +72,27 @@ fn run(words: &[&str]) -> Result<()> {
     dockerd::load(&node, IMAGE)?;
     let layer = unpacked(&node)?;
     enable_controllers(&node)?;
-    // The measurements are made by this very program, in the node: it is static, so it runs there.
+    let mut metrics = measured(&node, &["inside", size, &layer])?;
+    drop(node);
+    let node = Node::builder(Release::Sid)
+        .cri(true)
+        .engines(&[Engine::CriTools, Engine::Containerd24])
+        .start()?;
+    node.import(IMAGE)?;
+    metrics.extend(measured(&node, &["pods", size])?);
+    let rows = metrics.iter().map(Row::new).collect::<Result<Vec<_>>>()?;
+    summary::write(&rows, &file)?;
+    summary::print(&rows);
+    println!("bench: {}", file.display());
+    Ok(())
+}
+
+/// The samples that this very program takes in the node: it is static, so it runs there.
+fn measured(node: &Node, words: &[&str]) -> Result<Vec<Metric>> {
     fs::copy(std::env::current_exe()?, node.path("/srv/bench"))
         .context("put bench into the node")?;
     let output = node
-        .command(&["/srv/bench", "inside", size, &layer])
+        .command(&[&["/srv/bench"], words].concat())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -85,13 +103,7 @@ fn run(words: &[&str]) -> Result<()> {
         output.status,
         node.log_tail()
     );
-    let metrics: Vec<Metric> =
-        serde_json::from_slice(&output.stdout).context("read the samples")?;
-    let rows = metrics.iter().map(Row::new).collect::<Result<Vec<_>>>()?;
-    summary::write(&rows, &file)?;
-    summary::print(&rows);
-    println!("bench: {}", file.display());
-    Ok(())
+    serde_json::from_slice(&output.stdout).context("read the samples")
 }
 
 /// Has the controllers that there are passed on below the node's cgroup: crun asks for that a thousand times, a millisecond
@@ -124,18 +136,29 @@ fn unpacked(node: &Node) -> Result<String> {
     bail!("no snapshot holds /bin/busybox")
 }
 
+fn size(name: &str) -> Result<Size> {
+    match name {
+        "full" => Ok(Size::FULL),
+        "quick" => Ok(Size::QUICK),
+        _ => bail!("no size is called {name:?}"),
+    }
+}
+
 /// Measures, in the node; the samples are the output.
-fn inside(size: &str, layer: &str) -> Result<()> {
-    let size = match size {
-        "full" => Size::FULL,
-        "quick" => Size::QUICK,
-        _ => bail!("no size is called {size:?}"),
-    };
+fn inside(name: &str, layer: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start a runtime")?;
-    let metrics = runtime.block_on(measure::all(size, layer))?;
+    let metrics = runtime.block_on(measure::all(size(name)?, layer))?;
+    println!("{}", serde_json::to_string(&metrics)?);
+    Ok(())
+}
+
+/// The same for pods, in a node with CRI.
+fn pods(name: &str) -> Result<()> {
+    let rounds = size(name)?.rounds / 2;
+    let metrics = pods::both(rounds.max(1), IMAGE.reference())?;
     println!("{}", serde_json::to_string(&metrics)?);
     Ok(())
 }

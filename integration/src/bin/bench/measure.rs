@@ -44,7 +44,7 @@ impl Metric {
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
-    rounds: usize,
+    pub(crate) rounds: usize,
     shims: &'static [usize],
 }
 

@@ -48,9 +48,17 @@ pub fn start(node: &Node, store: Store) -> Result<()> {
 /// # Errors
 /// As [`start`].
 pub fn again(node: &Node) -> Result<()> {
+    again_with(node, "")
+}
+
+/// The same with words in front of its command.
+///
+/// # Errors
+/// As [`start`].
+pub fn again_with(node: &Node, wrapper: &str) -> Result<()> {
     // Of a daemon that was killed: the number may be another's by now.
     node.shell(&format!(
-        "rm -f /run/docker.pid; setsid dockerd </dev/null >>{LOG} 2>&1 &"
+        "rm -f /run/docker.pid; setsid {wrapper} dockerd </dev/null >>{LOG} 2>&1 &"
     ))?
     .ok()?;
     let begin = Instant::now();

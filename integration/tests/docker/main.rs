@@ -3,6 +3,7 @@
 //! `DAEMON::CASE`; a case is a script in the node (`*.sh`) that prints a line for each check, or a function.
 
 mod bed;
+mod namespaces;
 mod restore;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ const CASES: &[(&str, &[Image], Body)] = &[
     }),
     ("gitlab", &[Image::Dind], gitlab),
     ("restore", &[], restore::everything),
+    ("namespaces", &[], namespaces::apart),
 ];
 
 const SERVE: &str = include_str!("serve.sh");

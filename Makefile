@@ -50,4 +50,7 @@ setup: deps
 deps:
 	@integration/setup.sh
 
-.PHONY: help build demo test check bench fuzz install fmt clippy unit deny integration setup deps
+critest: ## the whole of critest with our handler and with runc's, a quarter of an hour
+	SYSBOX_CRITEST=all cargo test --locked -p integration --test cri -- critest
+
+.PHONY: critest help build demo test check bench fuzz install fmt clippy unit deny integration setup deps

@@ -15,7 +15,8 @@ pub(crate) fn metrics(stats: &Stats) -> Any {
     let message = proto::Metrics {
         pids: stats.pids.as_ref().map(pids).into(),
         cpu: stats.cpu.as_ref().map(cpu).into(),
-        memory: stats.memory.as_ref().map(memory).into(),
+        // Zeros where no controller counts, as from runc: CRI's clients miss the section, not the numbers.
+        memory: Some(stats.memory.as_ref().map(memory).unwrap_or_default()).into(),
         rdma: stats.rdma.as_ref().map(rdma).into(),
         io: stats.io.as_ref().map(io).into(),
         hugetlb: stats.hugetlb.iter().map(hugetlb).collect(),
@@ -193,6 +194,7 @@ mod tests {
         assert_eq!(message.cpu.usage_usec, 7);
         assert_eq!(message.memory_events.oom_kill, 2);
         assert_eq!((message.pids.current, message.pids.limit), (3, u64::MAX));
-        assert!(message.memory.is_none(), "no controller, no numbers");
+        assert_eq!(message.memory.usage, 0, "no controller counts");
+        assert!(message.memory.is_some(), "the section is there");
     }
 }

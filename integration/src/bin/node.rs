@@ -10,7 +10,7 @@ use integration::image::Image;
 use integration::node::Node;
 use integration::process;
 
-const USAGE: &str = "usage: node [--release sid|trixie] [--shim PATH] [--image busybox|pause|systemd|dind-systemd|dind|all]… [--engine NAME]… [--cri] [-- COMMAND…]";
+const USAGE: &str = "usage: node [--release sid|trixie] [--shim PATH] [--image busybox|pause|web|systemd|dind-systemd|dind|all]… [--engine NAME]… [--cri] [-- COMMAND…]";
 
 fn main() -> ExitCode {
     match run() {
@@ -71,6 +71,7 @@ fn named(name: &str) -> Result<Vec<Image>> {
     Ok(match name {
         "busybox" => vec![Image::Busybox],
         "pause" => vec![Image::Pause],
+        "web" => vec![Image::Web],
         "systemd" => vec![Image::Systemd],
         "dind-systemd" => vec![Image::DindSystemd],
         "dind" => vec![Image::Dind],

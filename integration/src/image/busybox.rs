@@ -101,6 +101,25 @@ pub(super) fn pause() -> Result<PathBuf> {
     })
 }
 
+/// The layout of [`Image::Web`].
+pub(super) fn web() -> Result<PathBuf> {
+    let base = base()?;
+    let text = format!("image-web 1 {}", base.display());
+    cache::artefact("image-web", &text, |part| {
+        let mut layout = Layout::create(part)?;
+        layout.layer(|tar| {
+            fs::copy(base.join("bb.tar"), tar)
+                .map(drop)
+                .context("copy the root")
+        })?;
+        layout.layer_of(|root| write(root, "www/index.html", "served\n"))?;
+        layout.finish(
+            Image::Web.reference(),
+            &json!({"Entrypoint": ["httpd", "-f", "-p", "80", "-h", "/www"], "Env": [PATH]}),
+        )
+    })
+}
+
 fn fill(root: &Path, busybox: &Path) -> Result<()> {
     for (dir, mode) in [
         ("bin", 0o755),

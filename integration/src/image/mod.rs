@@ -24,6 +24,8 @@ pub enum Image {
     Busybox,
     /// The probe alone, which sleeps and reaps: the sandbox of a pod.
     Pause,
+    /// busybox as a web server on port 80.
+    Web,
     /// systemd as `/sbin/init`, nothing else of weight.
     Systemd,
     /// systemd with Docker enabled; on sid also podman, containerd, runc, crun and what nested tests need.
@@ -34,9 +36,10 @@ pub enum Image {
 
 impl Image {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Busybox,
         Self::Pause,
+        Self::Web,
         Self::Systemd,
         Self::DindSystemd,
         Self::Dind,
@@ -51,6 +54,7 @@ impl Image {
         match self {
             Self::Busybox => "localhost/busybox:latest",
             Self::Pause => "localhost/pause:latest",
+            Self::Web => "localhost/web:latest",
             Self::Systemd => "localhost/systemd:latest",
             Self::DindSystemd => "localhost/dind-systemd:latest",
             Self::Dind => "localhost/dind:latest",
@@ -65,6 +69,7 @@ impl Image {
         match self {
             Self::Busybox => busybox::with_probe(),
             Self::Pause => busybox::pause(),
+            Self::Web => busybox::web(),
             Self::Systemd => packaged(
                 self,
                 "systemd",

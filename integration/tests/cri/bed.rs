@@ -56,6 +56,9 @@ pub(crate) const OURS: &[Kind] = &[OLD_PLAIN, OLD_USERS, MIDDLE_USERS, NEW_PLAIN
 /// Where one engine shows what is ours.
 pub(crate) const NEWEST: &[Kind] = &[NEW_PLAIN, NEW_USERS];
 
+/// Where critest runs: its pods do not say whether they want user namespaces.
+pub(crate) const CRITEST: &[Kind] = &[OLD_PLAIN, NEW_PLAIN];
+
 /// First host id of pods with a user namespace, as the kubelet hands them out.
 pub(crate) const FIRST_ID: u32 = 655_360;
 
@@ -129,7 +132,10 @@ impl Case {
 fn take(kind: Kind) -> Result<(Node, Snapshot)> {
     let idle = {
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = idle.iter().position(|(k, ..)| k.engine == kind.engine);
+        // Each handler keeps something of its own for the next pod.
+        let found = idle
+            .iter()
+            .position(|(k, ..)| (k.engine, k.handler) == (kind.engine, kind.handler));
         found.map(|at| idle.swap_remove(at))
     };
     if let Some((_, node, before)) = idle {

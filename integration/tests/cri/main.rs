@@ -2,6 +2,7 @@
 //! which handler the pod asks for and whether it has a user namespace of its own (`hostUsers: false`).
 
 mod bed;
+mod conformance;
 mod crowd;
 mod files;
 mod life;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         life::CASES,
         network::CASES,
         crowd::CASES,
+        conformance::CASES,
     ]
     .concat();
     let trials = cases.iter().flat_map(bed::Case::trials).collect();

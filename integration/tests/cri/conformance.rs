@@ -1,0 +1,138 @@
+//! critest, the CRI's own suite, with our handler and with runc's on the same node: what passes with runc passes with ours,
+//! but for a list with reasons. Specs that want a registry fail under both, so they say nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::image::Image;
+use integration::process;
+use serde_json::Value;
+
+use crate::bed::{Bed, CRITEST, Case};
+
+pub(crate) const CASES: &[Case] = &[Case::new("critest", CRITEST, critest)];
+
+/// What a whole run may take.
+const DEADLINE: Duration = Duration::from_secs(900);
+
+/// `part of a spec's name` and the reason why it fails with us.
+const EXPECTED: &[(&str, &str)] = &[
+    (
+        "HostNetwork is true",
+        "the pod's own network is the sandbox: refused by name",
+    ),
+    (
+        "UserNamespaces when Host idmap mount support is not needed runtime should support NamespaceMode_NODE",
+        "a system container has a user namespace always",
+    ),
+    (
+        "Privileged is false",
+        "root inside has power over the pod's network always; it is nobody outside",
+    ),
+    (
+        "dropping capability",
+        "root has all capabilities inside its user namespace; SYSBOX_HONOR_CAPS=TRUE drops them",
+    ),
+    ("dropping ALL capabilities", "the same"),
+    (
+        "support ReadonlyPaths",
+        "asks for /tmp, where systemd mounts",
+    ),
+    (
+        "mount with 'rprivate'",
+        "binds /etc without the locked mounts in it, which no user namespace may; `mount --rbind` works",
+    ),
+    (
+        "mount with 'rshared'",
+        "what the host mounts later comes without the mapping, and nothing mounted inside reaches the host",
+    ),
+    (
+        "mount with 'rslave'",
+        "what the host mounts later comes without the mapping, as with `hostUsers: false` under any runtime",
+    ),
+];
+
+/// What runs unless SYSBOX_CRITEST=all: the part about what a runtime does differently.
+const FOCUS: &str =
+    "PodSandbox|Networking|NamespaceOption|NoNewPrivs|Mount Readonly|container stats";
+
+/// State of each spec that was not skipped, by name.
+fn specs(bed: &Bed<'_>, handler: &str) -> Result<BTreeMap<String, bool>> {
+    let report = "/srv/report.json";
+    let whole = std::env::var("SYSBOX_CRITEST").is_ok_and(|which| which == "all");
+    let focus = if whole { ".*" } else { FOCUS };
+    let run = format!(
+        "critest --ginkgo.focus='{focus}' --runtime-endpoint=unix:///run/containerd/containerd.sock --image-endpoint=unix:///run/containerd/containerd.sock \
+         --runtime-handler={handler} --test-images-file=/srv/images.yaml --ginkgo.no-color --ginkgo.json-report={report} >/srv/critest.log 2>&1"
+    );
+    // It fails as long as one spec does; the report says which.
+    process::run(
+        &mut bed.node.command(&["/bin/sh", "-c", &run]),
+        b"",
+        DEADLINE,
+    )?;
+    let text = std::fs::read(bed.node.path(report)).context("read critest's report")?;
+    let suites: Value = serde_json::from_slice(&text).context("parse critest's report")?;
+    let reports = suites[0]["SpecReports"].as_array();
+    let mut specs = BTreeMap::new();
+    for spec in reports.context("critest's report has no specs")? {
+        let mut words: Vec<_> = spec["ContainerHierarchyTexts"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .collect();
+        words.push(&spec["LeafNodeText"]);
+        let words: Vec<_> = words.into_iter().filter_map(Value::as_str).collect();
+        let state = spec["State"].as_str().unwrap_or_default();
+        if spec["LeafNodeType"] == "It" && state != "skipped" {
+            specs.insert(words.join(" "), state == "passed");
+        }
+    }
+    Ok(specs)
+}
+
+fn critest(bed: &Bed<'_>) -> Result<()> {
+    bed.node.import(Image::Web)?;
+    let images = format!(
+        "defaultTestContainerImage: {}\nwebServerTestImage: {}\n",
+        Image::Busybox.reference(),
+        Image::Web.reference()
+    );
+    std::fs::write(bed.node.path("/srv/images.yaml"), images)
+        .context("write the list of images")?;
+    let runc = specs(bed, "runc")?;
+    let ours = specs(bed, bed.kind.handler)?;
+    let passed = |specs: &BTreeMap<String, bool>| specs.values().filter(|passed| **passed).count();
+    println!(
+        "critest: {} specs pass with runc, {} with {}",
+        passed(&runc),
+        passed(&ours),
+        bed.kind.handler
+    );
+    ensure!(
+        passed(&runc) > 10,
+        "only {} specs pass with runc",
+        passed(&runc)
+    );
+    let reason = |name: &str| EXPECTED.iter().find(|(part, _)| name.contains(part));
+    let mut wrong = Vec::new();
+    for (name, with_runc) in &runc {
+        let with_us = ours.get(name).copied();
+        match (with_runc, with_us, reason(name)) {
+            (true, Some(true), Some((_, why))) => {
+                wrong.push(format!("passes, though listed ({why}): {name}"))
+            }
+            (true, Some(false) | None, None) => {
+                wrong.push(format!("passes with runc alone: {name}"))
+            }
+            _ => {}
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Its specs leave pods behind where they fail, with runc as well; the image goes, too, and what runc keeps.
+    bed.node
+        .shell("crictl rmp --all --force >/dev/null 2>&1; crictl rmi localhost/web:latest >/dev/null 2>&1; rm -rf /srv/* /tmp/*; rmdir /run/containerd/runc/k8s.io /sys/fs/cgroup/k8s.io 2>/dev/null || true")?
+        .ok()?;
+    Ok(())
+}

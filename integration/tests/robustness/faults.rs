@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::debian::Release;
+use integration::dockerd::{self, Store};
 use integration::image::Image;
+use integration::leak::{self, Snapshot};
 use integration::node::Node;
 use integration::process;
 use integration::shim_api::{Bundle, Shim, soon};
@@ -257,4 +259,44 @@ fn walk(node: &Node, shim: &Shim, bundle: &Bundle, faults: &Faults<'_>) -> Resul
     }
     works()?;
     watch.settled(true)
+}
+
+/// The same through dockerd, which mounts root file systems itself: each is as it was after a create that failed, and after
+/// a delete that has failed once the container starts again.
+pub(crate) fn docker() -> Result<()> {
+    let node = Node::builder(Release::Sid).shim(faulty_shim()?).start()?;
+    dockerd::start(&node, Store::Overlay2)?;
+    let image = dockerd::load(&node, Image::Busybox)?;
+    let run = format!("docker run --rm --runtime sysbox {image} true");
+    node.shell(&run)?.ok().context("without a fault")?;
+    let faults = Faults { node: &node };
+    faults.none()?;
+    let before = Snapshot::of_node(&node);
+    for &step in [CREATE, START].concat().iter() {
+        faults.at(step)?;
+        let output = node.shell(&run)?;
+        faults.none()?;
+        ensure!(
+            output.code != 0 && output.stderr.contains(&format!("injected fault at {step}")),
+            "a fault at {step}: {} {}",
+            output.code,
+            output.stderr
+        );
+        leak::settled(&node, &before).with_context(|| format!("a fault at {step}"))?;
+    }
+    for &step in DELETE {
+        node.shell(&format!(
+            "docker run -d --name c1 --runtime sysbox {image} sleep 1000"
+        ))?
+        .ok()?;
+        faults.at(step)?;
+        node.shell("docker kill c1; docker wait c1; sleep 0.2")?
+            .ok()?;
+        faults.none()?;
+        node.shell("docker start c1; docker exec c1 true; docker rm -f c1")?
+            .ok()
+            .with_context(|| format!("start after a fault at {step}"))?;
+        leak::settled(&node, &before).with_context(|| format!("a fault at {step}"))?;
+    }
+    Ok(())
 }

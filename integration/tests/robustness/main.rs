@@ -22,8 +22,9 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each fills the machine, and their times count.
     arguments.test_threads = Some(1);
-    let cases: [Case; 7] = [
+    let cases: [Case; 8] = [
         ("faults::every_step", faults::every_step),
+        ("faults::docker", faults::docker),
         ("kills::with_containerd", kills::with_containerd),
         ("kills::without_containerd", kills::without_containerd),
         ("lives::streams", lives::streams),

@@ -52,8 +52,8 @@ fi
 exec runc "$@"
 "#;
 
-/// crictl's configuration.
-pub(super) const CRICTL: &str = "runtime-endpoint: unix:///run/containerd/containerd.sock\nimage-endpoint: unix:///run/containerd/containerd.sock\n";
+/// crictl's configuration: two seconds, its own patience, are too few on a busy machine.
+pub(super) const CRICTL: &str = "runtime-endpoint: unix:///run/containerd/containerd.sock\nimage-endpoint: unix:///run/containerd/containerd.sock\ntimeout: 40\n";
 
 /// The plugin's part of a configuration of version 2, which every containerd we know reads.
 pub(super) fn configuration() -> String {

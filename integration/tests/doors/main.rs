@@ -1,6 +1,7 @@
 //! One scenario through every door by which users come to the runtime: `DOOR::STEP`. What of it works where is a table in
 //! the README, made from what is tested here: `SYSBOX_WRITE_TABLE=1` writes it, any other run compares it.
 
+mod cri;
 mod ctr;
 mod docker;
 mod docker_like;
@@ -27,6 +28,9 @@ fn doors() -> Vec<&'static dyn Door> {
     }
     doors.push(&nerdctl::Nerdctl);
     for door in &docker::ALL {
+        doors.push(door);
+    }
+    for door in &cri::ALL {
         doors.push(door);
     }
     doors

@@ -8,12 +8,14 @@
 //! | [`engines`] | engines and clients from their Go modules |
 //! | [`gitlab`] | gitlab-ci-local from npm |
 //! | [`dockerd`] | dockerd in a node |
+//! | [`nerdctl`] | nerdctl in a node |
 //! | [`image`] | OCI images made of those, without a registry |
 //! | [`node`] | a real containerd in private namespaces |
 //! | [`kernel_log`] | what the kernel complained about |
 //! | [`leak`] | what a test left behind |
 //! | [`pool`] | nodes that tests borrow |
 //! | [`shim_api`] | a shim driven through its ttrpc API |
+//! | [`script`] | checks in the node, a line of shell each |
 //! | [`terminal`] | a command with a terminal of its own |
 //! | [`process`] | commands with a deadline |
 //!
@@ -29,8 +31,10 @@ pub mod host;
 pub mod image;
 pub mod kernel_log;
 pub mod leak;
+pub mod nerdctl;
 pub mod node;
 pub mod pool;
 pub mod process;
+pub mod script;
 pub mod shim_api;
 pub mod terminal;

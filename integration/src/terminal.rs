@@ -1,7 +1,7 @@
 //! A command with a terminal of its own, as a person has one.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -67,6 +67,14 @@ impl Session {
             ws_ypixel: 0,
         };
         rustix::termios::tcsetwinsize(&self.master, size).context("resize the terminal")
+    }
+
+    /// Types `bytes`.
+    ///
+    /// # Errors
+    /// Of the write.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.master.write_all(bytes).context("type")
     }
 
     /// Waits until the terminal has shown `text`.

@@ -1,7 +1,5 @@
 //! A node with a dockerd.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use integration::debian::Release;
 use integration::dockerd::{self, Store};
@@ -9,7 +7,7 @@ use integration::engines::Engine;
 use integration::image::Image;
 use integration::leak::{self, Snapshot};
 use integration::node::Node;
-use integration::{kernel_log, process};
+use integration::{kernel_log, script};
 
 /// A dockerd.
 #[derive(Debug)]
@@ -38,7 +36,6 @@ pub(crate) const DAEMONS: [Daemon; 3] = [
     },
 ];
 
-const COMMON: &str = include_str!("../containers/inside/rows.sh");
 /// What scripts of this directory share.
 const PRELUDE: &str = include_str!("prelude.sh");
 
@@ -95,26 +92,7 @@ impl Bed {
 
     /// Runs a script of shell in the node, of which every check must pass.
     pub(crate) fn script(&self, script: &str) -> Result<()> {
-        let text = format!("{COMMON}\n{PRELUDE}\n{script}\necho done\n");
-        let mut bash = self.node.command(&["/bin/bash", "-s"]);
-        let output = process::run(&mut bash, text.as_bytes(), Duration::from_secs(400))?;
-        let lines: Vec<_> = output.stdout.lines().collect();
-        ensure!(
-            lines.last() == Some(&"done"),
-            "the script did not reach its end:\n{}{}",
-            output.stdout,
-            output.stderr
-        );
-        let failed: Vec<_> = lines
-            .iter()
-            .filter(|line| line.starts_with("not ok"))
-            .collect();
-        ensure!(failed.is_empty(), "{failed:#?}\n{}", output.stderr);
-        ensure!(
-            lines.iter().any(|line| line.starts_with("ok ")),
-            "the script checks nothing"
-        );
-        Ok(())
+        script::run(&self.node, &format!("{PRELUDE}\n{script}"))
     }
 
     /// Nothing is left, and no two overlays were on one layer. (dockerd has its own there twice when it copies from a

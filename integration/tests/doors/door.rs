@@ -111,6 +111,11 @@ pub(crate) trait Door: Sync + Debug {
         None
     }
 
+    /// Whether the client gave up because a container of another client went away meanwhile, as it does under any runtime.
+    fn stumbled(&self, _said: &str) -> bool {
+        false
+    }
+
     /// Takes away what the client itself leaves behind under any runtime.
     fn tidy(&self, _: &Node) -> Result<()> {
         Ok(())

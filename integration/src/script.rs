@@ -1,0 +1,38 @@
+//! Scripts of shell in a node that print a line for each check.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::node::Node;
+use crate::process;
+
+/// Defines `t NAME COMMAND…`.
+const ROWS: &str = include_str!("../tests/containers/inside/rows.sh");
+
+/// Runs bash with `script` in the node; each `t NAME COMMAND…` in it must succeed.
+///
+/// # Errors
+/// If a check fails, none was made, or the script does not reach its end in 400 s.
+pub fn run(node: &Node, script: &str) -> Result<()> {
+    let text = format!("{ROWS}\n{script}\necho done\n");
+    let mut bash = node.command(&["/bin/bash", "-s"]);
+    let output = process::run(&mut bash, text.as_bytes(), Duration::from_secs(400))?;
+    let lines: Vec<_> = output.stdout.lines().collect();
+    ensure!(
+        lines.last() == Some(&"done"),
+        "the script did not reach its end:\n{}{}",
+        output.stdout,
+        output.stderr
+    );
+    let failed: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("not ok"))
+        .collect();
+    ensure!(failed.is_empty(), "{failed:#?}\n{}", output.stderr);
+    ensure!(
+        lines.iter().any(|line| line.starts_with("ok ")),
+        "the script checks nothing"
+    );
+    Ok(())
+}

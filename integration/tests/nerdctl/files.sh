@@ -1,0 +1,8 @@
+# Volumes, copies, images.
+t "a named volume" bash -ec 'n volume create v1; ours --rm -v v1:/v $B sh -c "echo a >/v/f; chown 7:8 /v/f"; same "$(ours --rm -v v1:/v $B stat -c %u:%g /v/f)" 7:8; same "$(stat -c %u:%g $(n volume inspect -f "{{.Mountpoint}}" v1)/f)" 7:8; n volume rm v1'
+t "an anonymous volume goes with --rm" bash -ec 'ours --rm -v /v $B sh -c "touch /v/f"; same "$(n volume ls -q)" ""'
+t "a bind mount, read-only" bash -ec 'mkdir -p /srv/vol; echo a >/srv/vol/f; ours --rm -v /srv/vol:/v:ro $B sh -ec "cat /v/f; if echo b >/v/f; then exit 1; fi"; same "$(cat /srv/vol/f)" a; rm -r /srv/vol'
+t "two containers share a volume" bash -ec 'n volume create v1; ours -d --name f1 -v v1:/v $B sleep 1000; ours -d --name f2 -v v1:/v $B sleep 1000; n exec f1 sh -c "echo a >/v/f; chown 9:9 /v/f"; same "$(n exec f2 stat -c %u:%g /v/f)" 9:9; n exec f2 sh -c "echo b >>/v/f"; same "$(n exec f1 cat /v/f | tr -d "\n")" ab; n rm -f f1 f2; n volume rm v1'
+t "tar in and out by exec" bash -ec 'ours -d --name f1 $B sleep 1000; mkdir in; echo a >in/f; tar c in | n exec -i f1 tar x -C /root; same "$(n exec f1 cat /root/in/f)" a; n exec f1 tar c -C /root in | tar t | grep -x in/f; n rm -f f1'
+t "commit, and run what was made" bash -ec 'ours -d --name f1 $B sleep 1000; n exec f1 sh -c "echo a >/root/f; chown 3:4 /root/f; rm /layers/kept"; n commit f1 localhost/made; n rm -f f1; same "$(ours --rm localhost/made sh -c "stat -c %u:%g /root/f; ls /layers" | tr "\n" " ")" "3:4 replaced "; same "$(n run --rm --cpu-shares 0 localhost/made stat -c %u:%g /root/f)" 3:4; n rmi -f localhost/made'
+t "read-only root" bash -ec 'ours --rm --read-only $B sh -ec "if touch /x; then exit 1; fi; ! touch /root/x"'

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use integration::debian::Release;
+use integration::engines::Engine;
 use integration::host;
 use integration::image::Image;
 pub(crate) use integration::node::LINGER;
@@ -49,7 +50,11 @@ pub(crate) struct Case {
     pub(crate) runtimes: &'static [Runtime],
     pub(crate) body: fn(&Bed<'_>) -> Result<()>,
     pub(crate) releases: &'static [Release],
+    newer: bool,
 }
+
+/// containerds that no release has yet.
+const NEWER: [Engine; 2] = [Engine::Containerd23, Engine::Containerd24];
 
 impl Case {
     pub(crate) const fn new(
@@ -62,6 +67,7 @@ impl Case {
             runtimes,
             body,
             releases: &Release::ALL,
+            newer: false,
         }
     }
 
@@ -71,23 +77,37 @@ impl Case {
         self
     }
 
+    /// Ours on the newer containerds, too: for what a containerd may do in another way.
+    pub(crate) const fn newer(mut self) -> Self {
+        self.newer = true;
+        self
+    }
+
     /// One trial for each engine and runtime.
     pub(crate) fn trials(&self) -> Vec<Trial> {
-        let matrix = self
-            .releases
-            .iter()
-            .copied()
-            .flat_map(|release| self.runtimes.iter().map(move |runtime| (release, *runtime)));
+        let matrix = self.releases.iter().copied().flat_map(|release| {
+            self.runtimes
+                .iter()
+                .map(move |runtime| (release, None, *runtime))
+        });
+        let newer = NEWER.into_iter().filter(|_| self.newer);
         matrix
-            .map(|(release, runtime)| {
+            .chain(newer.map(|engine| (Release::Sid, Some(engine), Runtime::Sysbox)))
+            .map(|(release, engine, runtime)| {
                 let case = *self;
-                let name = format!("{}::{}::{}", release.suite(), runtime.name(), case.name);
-                Trial::ignorable_test(name, move || case.run(release, runtime))
+                let on = engine.map_or(release.suite(), Engine::name);
+                let name = format!("{on}::{}::{}", runtime.name(), case.name);
+                Trial::ignorable_test(name, move || case.run(release, engine, runtime))
             })
             .collect()
     }
 
-    fn run(self, release: Release, runtime: Runtime) -> Result<Completion, Failed> {
+    fn run(
+        self,
+        release: Release,
+        engine: Option<Engine>,
+        runtime: Runtime,
+    ) -> Result<Completion, Failed> {
         let unbuilt = || {
             (runtime == Runtime::Sysbox)
                 .then(|| host::shim().err().map(|error| format!("{error:#}")))
@@ -100,7 +120,15 @@ impl Case {
                 Ok(Completion::ignored_with(obstacle))
             };
         }
-        let lease = Lease::new(release).map_err(|error| format!("{error:#}"))?;
+        let lease = match engine {
+            None => Lease::new(release),
+            Some(engine) => Lease::of(engine.name(), || {
+                let node = Node::builder(release).engines(&[engine]).start()?;
+                node.import(Image::Busybox)?;
+                Ok(node)
+            }),
+        };
+        let lease = lease.map_err(|error| format!("{error:#}"))?;
         let bed = Bed {
             node: &lease,
             runtime,

@@ -7,17 +7,17 @@ use integration::node::DEADLINE;
 use crate::bed::{ANY, Bed, Case, Container, OURS, Runtime};
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new("kill_and_delete", ANY, kill_and_delete),
+    Case::new("kill_and_delete", ANY, kill_and_delete).newer(),
     Case::new("signals_reach_init", ANY, signals_reach_init),
     Case::new("kill_all", ANY, kill_all),
     Case::new("pids", ANY, pids),
-    Case::new("metrics", ANY, metrics),
-    Case::new("pause_and_resume", ANY, pause_and_resume),
+    Case::new("metrics", ANY, metrics).newer(),
+    Case::new("pause_and_resume", ANY, pause_and_resume).newer(),
     Case::new("delete_of_a_running_task_fails", ANY, delete_running),
-    Case::new("stopped_task_starts_again", ANY, starts_again),
+    Case::new("stopped_task_starts_again", ANY, starts_again).newer(),
     Case::new("orphans_are_reaped", ANY, orphans),
-    Case::new("containerd_restart", ANY, containerd_restart),
-    Case::new("exit_during_containerd_restart", OURS, exit_during_restart),
+    Case::new("containerd_restart", ANY, containerd_restart).newer(),
+    Case::new("exit_during_containerd_restart", OURS, exit_during_restart).newer(),
 ];
 
 fn kill_and_delete(bed: &Bed<'_>) -> Result<()> {

@@ -13,7 +13,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("terminal", ANY, terminal),
     Case::new("null_io", ANY, null_io),
     Case::new("log_file", ANY, log_file),
-    Case::new("log_program", ANY, log_program),
+    Case::new("log_program", ANY, log_program).newer(),
 ];
 
 /// More than the pipes between container and client hold together.

@@ -5,6 +5,7 @@
 mod basic;
 mod bed;
 mod docker;
+mod engine;
 mod exec;
 mod files;
 mod isolation;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         files::CASES,
         systemd::CASES,
         docker::CASES,
+        engine::CASES,
     ]
     .concat();
     let trials = cases.iter().flat_map(Case::trials).collect();

@@ -16,7 +16,7 @@ use runtime_core::error::OsContext;
 use runtime_core::{Container, CreateRequest, ExecRequest, Warning};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::convert;
 use crate::error::{Error, Result};
@@ -30,6 +30,9 @@ use crate::stdio::{Io, Owner, Streams};
 
 /// How long a killed init may take before Delete gives up for now.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long after Create, at the latest, its input is opened (see [`Io::start_input`]).
+const INPUT_GRACE: Duration = Duration::from_millis(50);
 
 /// A container's task.
 #[derive(Debug)]
@@ -136,6 +139,16 @@ impl Task {
             ..event::TaskCreate::default()
         });
         tokio::spawn(task.clone().watch_init(pidfd));
+        // For a client that writes before it says Start; but not before containerd knows the task.
+        let init = Arc::downgrade(&task.init);
+        let id = task.id.clone();
+        tokio::spawn(async move {
+            sleep(INPUT_GRACE).await;
+            let io = init.upgrade().and_then(|init| init.io());
+            if let Some(Err(error)) = io.map(|io| io.start_input()) {
+                tracing::warn!(container = id, %error, "no input");
+            }
+        });
         Ok(task)
     }
 

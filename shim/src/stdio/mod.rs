@@ -176,8 +176,8 @@ impl Io {
         Ok(())
     }
 
-    /// Opens the client's input, once, and copies it. Not before the client has heard that there is a process: one whose
-    /// input is at its end would tell nobody so (`CloseIO`), and the process would wait for ever.
+    /// Opens the client's input, once, and copies it. Not before containerd knows that there is a process: a client whose
+    /// input is at its end would tell nobody so (`CloseIO`), and the process would wait for ever (nerdctl).
     pub(crate) fn start_input(&self) -> Result<()> {
         let mut stdin = lock(&self.stdin);
         let (Some(path), Some(sink)) = (stdin.path.take(), stdin.sink.take()) else {

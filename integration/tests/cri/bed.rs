@@ -42,7 +42,8 @@ const fn kind(
 }
 
 const OLD_PLAIN: Kind = kind("2.1-plain", None, "sysbox", false);
-// containerd before 2.2.7 and 2.3.4 asks only runc's type whether it can have user namespaces.
+// containerd before 2.2.7 and 2.3.4 asks only runc's type what it can: user namespaces, recursive read-only mounts.
+const OLD_PATH: Kind = kind("2.1-path", None, "sysbox-path", false);
 const OLD_USERS: Kind = kind("2.1-users", None, "sysbox-path", true);
 const MIDDLE_USERS: Kind = kind("2.3-users", Some(Engine::Containerd23), "sysbox", true);
 const NEW_PLAIN: Kind = kind("2.4-plain", Some(Engine::Containerd24), "sysbox", false);
@@ -57,7 +58,7 @@ pub(crate) const OURS: &[Kind] = &[OLD_PLAIN, OLD_USERS, MIDDLE_USERS, NEW_PLAIN
 pub(crate) const NEWEST: &[Kind] = &[NEW_PLAIN, NEW_USERS];
 
 /// Where critest runs: its pods do not say whether they want user namespaces.
-pub(crate) const CRITEST: &[Kind] = &[OLD_PLAIN, NEW_PLAIN];
+pub(crate) const CRITEST: &[Kind] = &[OLD_PATH, NEW_PLAIN];
 
 /// First host id of pods with a user namespace, as the kubelet hands them out.
 pub(crate) const FIRST_ID: u32 = 655_360;

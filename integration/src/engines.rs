@@ -95,7 +95,7 @@ impl Engine {
         };
         let recipe = format!(
             "go 1 {}\n{}\n{}\n{}",
-            version()?,
+            go_version()?,
             self.tags(),
             read("go.mod")?,
             read("go.sum")?
@@ -135,7 +135,10 @@ impl Engine {
 }
 
 /// What `go version` says.
-fn version() -> Result<String> {
+///
+/// # Errors
+/// If there is no Go: with the remedy.
+pub fn go_version() -> Result<String> {
     let mut go = Command::new("go");
     go.arg("version");
     let output = process::run(&mut go, b"", Duration::from_secs(30))

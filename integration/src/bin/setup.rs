@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use integration::debian::{self, Release};
-use integration::engines::Engine;
+use integration::engines::{self, Engine};
 use integration::host;
 use integration::image::Image;
 use integration::node::Node;
@@ -33,6 +33,8 @@ fn run() -> Result<()> {
         bail!("{obstacle}");
     }
     host::require_packages()?;
+    // Said before the long builds, not after them.
+    engines::go_version()?;
     // The small inner image first: the others contain it. Then the longest ones, so that no thread ends late.
     Image::Busybox.layout(Release::Sid)?;
     let mut jobs: Vec<Job> = Vec::new();
@@ -44,16 +46,7 @@ fn run() -> Result<()> {
     jobs.extend(
         Release::ALL.map(|release| Box::new(move || debian::node_root(release).map(drop)) as Job),
     );
-    jobs.extend(
-        [
-            Engine::Containerd23,
-            Engine::Containerd24,
-            Engine::Nerdctl,
-            Engine::CriTools,
-            Engine::Dockerd29,
-        ]
-        .map(|engine| Box::new(move || engine.programs().map(drop)) as Job),
-    );
+    jobs.extend(Engine::ALL.map(|engine| Box::new(move || engine.programs().map(drop)) as Job));
     run_all(jobs)?;
     // A first node of each release unpacks the images for all later ones.
     run_all(

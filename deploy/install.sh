@@ -12,7 +12,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 name=containerd-shim-sysbox-v2
-binary=$here/$name
+binary=
 bin=${DESTDIR-}${PREFIX:-/usr/local}/bin
 etc=${DESTDIR-}/etc/containerd-shim-sysbox
 dry=
@@ -47,6 +47,11 @@ put() { # source, target, mode
 . "$here/engines.sh"
 
 install_all() {
+    # Without a file to install, what is installed stays.
+    if [ -z "$binary" ]; then
+        binary=$here/$name
+        if [ ! -e "$binary" ] && [ -e "$bin/$name" ]; then binary=$bin/$name; fi
+    fi
     [ -f "$binary" ] || fail "$binary: no such file: build it with \`make build\` and name it with --binary"
     if [ -z "${DESTDIR-}" ] && [ "$(id -u)" -ne 0 ]; then fail "must be root, or set DESTDIR"; fi
     # What cannot be done is said before anything is.

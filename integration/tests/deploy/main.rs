@@ -44,7 +44,7 @@ impl Dest {
             .args(words)
             .env("DESTDIR", self.root.path())
             .env_remove("PREFIX");
-        if words.first() == Some(&"install") {
+        if words.first() == Some(&"install") && self.binary.as_os_str() != "" {
             command.arg("--binary").arg(&self.binary);
         }
         process::run(&mut command, b"", Duration::from_secs(30))
@@ -82,6 +82,24 @@ fn a_second_run_changes_nothing() -> Result<()> {
         again.stdout
     );
     ensure!(fs::metadata(dest.path(SHIM))?.modified()? == before);
+    Ok(())
+}
+
+#[test]
+fn what_is_installed_needs_no_file_to_be_configured() -> Result<()> {
+    let mut dest = Dest::new()?;
+    let built = std::mem::take(&mut dest.binary);
+    let refused = dest.install(&["install", "--docker"])?.exits(1)?;
+    ensure!(refused.stderr.contains("no such file"), "{refused:?}");
+    dest.binary = built;
+    dest.install(&["install"])?.ok()?;
+    dest.binary = PathBuf::new();
+    let output = dest.install(&["install", "--docker"])?.ok()?;
+    ensure!(
+        output.stdout.contains("unchanged ") && dest.path("etc/docker/daemon.json").exists(),
+        "{}",
+        output.stdout
+    );
     Ok(())
 }
 

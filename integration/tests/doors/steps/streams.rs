@@ -87,7 +87,8 @@ pub(crate) fn terminal(bed: &Bed<'_>) -> Result<()> {
 
 pub(crate) fn logs(bed: &Bed<'_>) -> Result<()> {
     const LINES: usize = 20_000;
-    let script = format!("seq {LINES}; echo last >&2; exit 3");
+    // A log that takes both streams may have one of them in the middle of the other's line.
+    let script = format!("seq {LINES}; sleep 0.5; echo last >&2; exit 3");
     let words = ["/bin/sh", "-c", &script];
     let container = bed.detach(&Run {
         words: &words,

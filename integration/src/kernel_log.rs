@@ -77,6 +77,14 @@ const PROBING: [&str; 3] = [
     "overlayfs: ...falling back to uuid=null.",
 ];
 
+/// A client that mounts the layers of a stopped container for `cp` and `commit`, as nerdctl does. Under runc, whose root
+/// file system is mounted until the container is deleted, the kernel says this each time; under ours if the dead
+/// container's mounts are not gone yet.
+#[must_use]
+pub fn is_of_stopped_layers(line: &str) -> bool {
+    line.contains("is in-use as upperdir/workdir of another mount")
+}
+
 /// What the kernel said since `position` that no test may cause, one line each; that its log cannot be read is one, too.
 #[must_use]
 pub fn complaints_since(position: u64) -> Vec<String> {

@@ -16,6 +16,7 @@
 //! | [`pool`] | nodes that tests borrow |
 //! | [`shim_api`] | a shim driven through its ttrpc API |
 //! | [`script`] | checks in the node, a line of shell each |
+//! | [`suite`] | the frame of a suite of trials |
 //! | [`terminal`] | a command with a terminal of its own |
 //! | [`process`] | commands with a deadline |
 //!
@@ -37,4 +38,5 @@ pub mod pool;
 pub mod process;
 pub mod script;
 pub mod shim_api;
+pub mod suite;
 pub mod terminal;

@@ -3,16 +3,16 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use integration::debian::Release;
 use integration::engines::Engine;
-use integration::host;
 use integration::image::Image;
 pub(crate) use integration::node::LINGER;
 use integration::node::{DEADLINE, Node};
 use integration::pool::Lease;
 use integration::process::{self, Output};
-use libtest_mimic::{Completion, Failed, Trial};
+use integration::suite;
+use libtest_mimic::Trial;
 
 /// A runtime under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,29 +97,18 @@ impl Case {
                 let case = *self;
                 let on = engine.map_or(release.suite(), Engine::name);
                 let name = format!("{on}::{}::{}", runtime.name(), case.name);
-                Trial::ignorable_test(name, move || case.run(release, engine, runtime))
+                Trial::ignorable_test(name, move || {
+                    let body = || case.run(release, engine, runtime);
+                    match runtime {
+                        Runtime::Sysbox => suite::trial(body),
+                        Runtime::Runc => suite::trial_of_another(body),
+                    }
+                })
             })
             .collect()
     }
 
-    fn run(
-        self,
-        release: Release,
-        engine: Option<Engine>,
-        runtime: Runtime,
-    ) -> Result<Completion, Failed> {
-        let unbuilt = || {
-            (runtime == Runtime::Sysbox)
-                .then(|| host::shim().err().map(|error| format!("{error:#}")))
-                .flatten()
-        };
-        if let Some(obstacle) = host::obstacle().or_else(unbuilt) {
-            return if host::strict() {
-                Err(obstacle.into())
-            } else {
-                Ok(Completion::ignored_with(obstacle))
-            };
-        }
+    fn run(self, release: Release, engine: Option<Engine>, runtime: Runtime) -> Result<()> {
         let lease = match engine {
             None => Lease::new(release),
             Some(engine) => Lease::of(engine.name(), || {
@@ -128,23 +117,17 @@ impl Case {
                 Ok(node)
             }),
         };
-        let lease = lease.map_err(|error| format!("{error:#}"))?;
+        let lease = lease?;
         let bed = Bed {
             node: &lease,
             runtime,
             count: AtomicU32::new(0),
         };
-        let outcome = (self.body)(&bed).map_err(|error| {
-            format!(
-                "{error:#}\n--- containerd's log since the test began\n{}",
-                lease.log(40)
-            )
-        });
-        outcome?;
-        lease
-            .give_back()
-            .map(|()| Completion::Completed)
-            .map_err(|error| format!("{error:#}").into())
+        (self.body)(&bed).map_err(|error| {
+            let log = lease.log(40);
+            anyhow!("{error:#}\n--- containerd's log since the test began\n{log}")
+        })?;
+        lease.give_back()
     }
 }
 

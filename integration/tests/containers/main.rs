@@ -17,9 +17,8 @@ mod systemd;
 
 use std::process::ExitCode;
 
-use integration::leak::Snapshot;
-use integration::{kernel_log, pool};
-use libtest_mimic::{Arguments, run};
+use integration::{pool, suite};
+use libtest_mimic::Arguments;
 
 use bed::Case;
 
@@ -39,28 +38,5 @@ fn main() -> ExitCode {
     ]
     .concat();
     let trials = cases.iter().flat_map(Case::trials).collect();
-
-    let host = Snapshot::of_host();
-    // Without root nothing runs that could make the kernel complain.
-    let log = kernel_log::position().ok();
-    let conclusion = run(&arguments, trials);
-    pool::drain();
-    let mut complaints = host.difference(&Snapshot::of_host());
-    if let Some(log) = log {
-        complaints.extend(kernel_log::complaints_since(log));
-    }
-    for complaint in &complaints {
-        eprintln!("after the tests: {complaint}");
-    }
-    if !arguments.list {
-        println!(
-            "{} passed, {} failed, {} skipped",
-            conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored
-        );
-    }
-    if complaints.is_empty() {
-        conclusion.exit_code()
-    } else {
-        ExitCode::FAILURE
-    }
+    suite::run(&arguments, trials, pool::drain, |_| false)
 }

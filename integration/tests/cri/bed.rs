@@ -2,18 +2,17 @@
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use integration::debian::Release;
 use integration::engines::Engine;
 use integration::image::Image;
-use integration::leak::{self, Snapshot};
-use integration::node::{DEADLINE, Node};
+use integration::node::{DEADLINE, LINGER, Node};
+use integration::pool::Lease;
 use integration::process::{self, Output};
-use integration::{host, node};
-use libtest_mimic::{Completion, Failed, Trial};
+use integration::suite;
+use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 /// A containerd and a sort of pod on it.
@@ -71,13 +70,6 @@ pub(crate) struct Case {
     body: fn(&Bed<'_>) -> Result<()>,
 }
 
-static IDLE: Mutex<Vec<(Kind, Node, Snapshot)>> = Mutex::new(Vec::new());
-
-/// Stops all idle nodes.
-pub(crate) fn drain() {
-    IDLE.lock().unwrap_or_else(PoisonError::into_inner).clear();
-}
-
 impl Case {
     pub(crate) const fn new(
         name: &'static str,
@@ -91,57 +83,31 @@ impl Case {
         let trial = |kind: &Kind| {
             let (case, kind) = (*self, *kind);
             Trial::ignorable_test(format!("{}::{}", kind.name, case.name), move || {
-                case.run(kind)
+                suite::trial(|| case.run(kind))
             })
         };
         self.kinds.iter().map(trial).collect()
     }
 
-    fn run(self, kind: Kind) -> Result<Completion, Failed> {
-        let unbuilt = || host::shim().err().map(|error| format!("{error:#}"));
-        if let Some(obstacle) = host::obstacle().or_else(unbuilt) {
-            return if host::strict() {
-                Err(obstacle.into())
-            } else {
-                Ok(Completion::ignored_with(obstacle))
-            };
-        }
-        let tried = || -> Result<()> {
-            let (node, before) = take(kind)?;
-            let bed = Bed {
-                node: &node,
-                kind,
-                count: AtomicU32::new(0),
-            };
-            (self.body)(&bed)
-                .and_then(|()| leak::settled(&node, &before))
-                .map_err(|error| {
-                    anyhow!("{error:#}\n--- containerd's log ends\n{}", node.log_tail())
-                })?;
-            IDLE.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((kind, node, before));
-            Ok(())
+    fn run(self, kind: Kind) -> Result<()> {
+        // Each handler keeps something of its own for the next pod.
+        let made_as = format!("{:?} {}", kind.engine, kind.handler);
+        let lease = Lease::of(&made_as, || node(kind))?;
+        let bed = Bed {
+            node: &lease,
+            kind,
+            count: AtomicU32::new(0),
         };
-        tried()
-            .map(|()| Completion::Completed)
-            .map_err(|error| format!("{error:#}").into())
+        (self.body)(&bed).map_err(|error| {
+            let log = lease.log(40);
+            anyhow!("{error:#}\n--- containerd's log since the test began\n{log}")
+        })?;
+        lease.give_back()
     }
 }
 
-/// An idle node with this engine, else a new one.
-fn take(kind: Kind) -> Result<(Node, Snapshot)> {
-    let idle = {
-        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        // Each handler keeps something of its own for the next pod.
-        let found = idle
-            .iter()
-            .position(|(k, ..)| (k.engine, k.handler) == (kind.engine, kind.handler));
-        found.map(|at| idle.swap_remove(at))
-    };
-    if let Some((_, node, before)) = idle {
-        return Ok((node, before));
-    }
+/// A new node with this engine, which has had its first pod.
+fn node(kind: Kind) -> Result<Node> {
     let mut engines = vec![Engine::CriTools];
     engines.extend(kind.engine);
     let node = Node::builder(Release::Sid)
@@ -180,8 +146,7 @@ fn take(kind: Kind) -> Result<(Node, Snapshot)> {
         );
         std::thread::sleep(Duration::from_millis(100));
     }
-    let before = Snapshot::of_node(&node);
-    Ok((node, before))
+    Ok(node)
 }
 
 /// What a case's body works with.
@@ -362,7 +327,7 @@ impl Container<'_> {
 
     /// A shell script in the container, which must succeed: its output without white space around it.
     pub(crate) fn shell(&self, script: &str) -> Result<String> {
-        let script = format!("{script}\n{}", node::LINGER);
+        let script = format!("{script}\n{}", LINGER);
         let words = ["/bin/sh", "-ec", &script];
         let output = process::run(&mut self.exec(&[], &words), b"", DEADLINE)?;
         Ok(output.ok()?.text().to_owned())

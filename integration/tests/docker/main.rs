@@ -9,10 +9,9 @@ mod restore;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use integration::host;
 use integration::image::Image;
-use integration::leak::Snapshot;
-use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
+use integration::suite;
+use libtest_mimic::{Arguments, Trial};
 
 use bed::{Bed, DAEMONS, Daemon};
 
@@ -60,35 +59,12 @@ fn main() -> ExitCode {
         for &(name, images, body) in CASES {
             trials.push(Trial::ignorable_test(
                 format!("{}::{name}", daemon.name),
-                move || checked(daemon, images, body),
+                move || suite::trial(|| tried(daemon, images, body)),
             ));
         }
     }
-    let before = Snapshot::of_host();
-    let conclusion = run(&arguments, trials);
-    let left = before.difference(&Snapshot::of_host());
-    for line in &left {
-        eprintln!("after the tests: {line}");
-    }
-    if left.is_empty() {
-        conclusion.exit_code()
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-fn checked(daemon: &'static Daemon, images: &[Image], body: Body) -> Result<Completion, Failed> {
-    let unbuilt = || host::shim().err().map(|error| format!("{error:#}"));
-    if let Some(obstacle) = host::obstacle().or_else(unbuilt) {
-        return if host::strict() {
-            Err(obstacle.into())
-        } else {
-            Ok(Completion::ignored_with(obstacle))
-        };
-    }
-    tried(daemon, images, body)
-        .map(|()| Completion::Completed)
-        .map_err(|error| format!("{error:#}").into())
+    // Each bed looks at the kernel's log itself.
+    suite::run(&arguments, trials, || (), |_| true)
 }
 
 fn tried(daemon: &'static Daemon, images: &[Image], body: Body) -> Result<()> {

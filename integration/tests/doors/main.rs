@@ -12,10 +12,10 @@ mod table;
 
 use std::process::ExitCode;
 
-use integration::leak::Snapshot;
+use anyhow::{Result, anyhow, bail};
 use integration::pool::{self, Lease};
-use integration::{host, kernel_log};
-use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
+use integration::{kernel_log, suite};
+use libtest_mimic::{Arguments, Trial};
 
 use door::{Bed, Cell, Door};
 use steps::{STEPS, Step};
@@ -39,78 +39,39 @@ fn doors() -> Vec<&'static dyn Door> {
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = vec![Trial::test("table", || {
-        table::check(&doors()).map_err(failed)
+        table::check(&doors()).map_err(|error| format!("{error:#}").into())
     })];
     for door in doors() {
         for step in STEPS {
             if !matches!(door.cell(step.name), Cell::Lacks(_)) {
                 let name = format!("{}::{}", door.name().replace(' ', "-"), step.name);
-                trials.push(Trial::ignorable_test(name, move || tried(door, step)));
+                trials.push(Trial::ignorable_test(name, move || {
+                    suite::trial(|| tried(door, step))
+                }));
             }
         }
     }
-    let before = Snapshot::of_host();
-    // Without root nothing runs that could make the kernel complain.
-    let log = kernel_log::position().ok();
-    let conclusion = run(&arguments, trials);
-    pool::drain();
-    let mut complaints = before.difference(&Snapshot::of_host());
-    if let Some(log) = log {
-        let complained = kernel_log::complaints_since(log);
-        complaints.extend(complained.into_iter().filter(|line| !ends_late(line)));
-    }
-    for complaint in &complaints {
-        eprintln!("after the tests: {complaint}");
-    }
-    if !arguments.list {
-        println!(
-            "{} passed, {} failed, {} skipped",
-            conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored
-        );
-    }
-    if complaints.is_empty() {
-        conclusion.exit_code()
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-/// nerdctl mounts the layers of a stopped container for `cp` and `commit`. Under runc, whose root file system is mounted until
-/// the container is deleted, the kernel says this each time; under ours if the dead container's mounts are not gone yet.
-fn ends_late(line: &str) -> bool {
-    line.contains("is in-use as upperdir/workdir of another mount")
-}
-
-fn failed(error: anyhow::Error) -> Failed {
-    format!("{error:#}").into()
+    suite::run(
+        &arguments,
+        trials,
+        pool::drain,
+        kernel_log::is_of_stopped_layers,
+    )
 }
 
 /// A step at a door, on a node that it has for itself and must leave as it was.
-fn tried(door: &'static dyn Door, step: &'static Step) -> Result<Completion, Failed> {
-    let unbuilt = || host::shim().err().map(|error| format!("{error:#}"));
-    if let Some(obstacle) = host::obstacle().or_else(unbuilt) {
-        return if host::strict() {
-            Err(obstacle.into())
-        } else {
-            Ok(Completion::ignored_with(obstacle))
-        };
-    }
-    let lease = Lease::of(door.name(), || door.node()).map_err(failed)?;
+fn tried(door: &'static dyn Door, step: &'static Step) -> Result<()> {
+    let lease = Lease::of(door.name(), || door.node())?;
     let bed = Bed { node: &lease, door };
     let outcome = (step.body)(&bed).map_err(|error| {
-        format!(
-            "{error:#}\n--- the engine's log since the step began\n{}",
-            lease.log(40)
-        )
+        let log = lease.log(40);
+        anyhow!("{error:#}\n--- the engine's log since the step began\n{log}")
     });
     match (door.cell(step.name), outcome) {
-        (Cell::NotYet(_), Err(_)) => return Ok(Completion::Completed),
-        (Cell::NotYet(why), Ok(())) => {
-            return Err(format!("it works, so it is no longer \"{why}\"").into());
-        }
+        (Cell::NotYet(_), Err(_)) => return Ok(()),
+        (Cell::NotYet(why), Ok(())) => bail!("it works, so it is no longer \"{why}\""),
         (_, outcome) => outcome?,
     }
-    door.tidy(&lease).map_err(failed)?;
-    lease.give_back().map_err(failed)?;
-    Ok(Completion::Completed)
+    door.tidy(&lease)?;
+    lease.give_back()
 }

@@ -9,8 +9,8 @@ use integration::image::Image;
 use integration::leak::{self, Snapshot};
 use integration::node::Node;
 use integration::terminal::Session;
-use integration::{host, nerdctl, script};
-use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
+use integration::{kernel_log, nerdctl, script, suite};
+use libtest_mimic::{Arguments, Trial};
 
 type Body = fn(&Node) -> Result<()>;
 
@@ -27,33 +27,9 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(1);
     let trials = CASES
         .iter()
-        .map(|&(name, body)| Trial::ignorable_test(name, move || checked(body)))
+        .map(|&(name, body)| Trial::ignorable_test(name, move || suite::trial(|| tried(body))))
         .collect();
-    let before = Snapshot::of_host();
-    let conclusion = run(&arguments, trials);
-    let left = before.difference(&Snapshot::of_host());
-    for line in &left {
-        eprintln!("after the tests: {line}");
-    }
-    if left.is_empty() {
-        conclusion.exit_code()
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-fn checked(body: Body) -> Result<Completion, Failed> {
-    let unbuilt = || host::shim().err().map(|error| format!("{error:#}"));
-    if let Some(obstacle) = host::obstacle().or_else(unbuilt) {
-        return if host::strict() {
-            Err(obstacle.into())
-        } else {
-            Ok(Completion::ignored_with(obstacle))
-        };
-    }
-    tried(body)
-        .map(|()| Completion::Completed)
-        .map_err(|error| format!("{error:#}").into())
+    suite::run(&arguments, trials, || (), kernel_log::is_of_stopped_layers)
 }
 
 fn tried(body: Body) -> Result<()> {

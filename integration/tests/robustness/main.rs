@@ -13,8 +13,8 @@ mod watch;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use integration::host;
-use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
+use integration::suite;
+use libtest_mimic::{Arguments, Trial, run};
 
 type Case = (&'static str, fn() -> Result<()>);
 
@@ -34,24 +34,9 @@ fn main() -> ExitCode {
     ];
     let trials = cases
         .into_iter()
-        .map(|(name, case)| Trial::ignorable_test(name, move || checked(case)))
+        .map(|(name, case)| Trial::ignorable_test(name, move || suite::trial(case)))
         .collect();
     run(&arguments, trials).exit_code()
-}
-
-fn checked(case: fn() -> Result<()>) -> Result<Completion, Failed> {
-    if let Some(obstacle) =
-        host::obstacle().or_else(|| host::shim().err().map(|e| format!("{e:#}")))
-    {
-        return if host::strict() {
-            Err(obstacle.into())
-        } else {
-            Ok(Completion::ignored_with(obstacle))
-        };
-    }
-    case()
-        .map(|()| Completion::Completed)
-        .map_err(|error| format!("{error:#}").into())
 }
 
 /// A number from the environment.

@@ -93,13 +93,18 @@ impl Process {
         self.lock().io.clone()
     }
 
-    /// The streams of an exec'd process are open: from here on the client writes, and may be at its end at once.
+    /// The streams of an exec'd process are open, all but its input.
     pub(crate) fn opened(&self, io: Arc<Io>) {
-        let mut inner = self.lock();
-        if inner.stdin_closed {
-            io.close_stdin();
+        self.lock().io = Some(io);
+    }
+
+    /// Opens its input; from here on the client writes, and may be at its end at once.
+    pub(crate) fn start_input(&self) -> Result<()> {
+        let inner = self.lock();
+        match &inner.io {
+            Some(io) => io.start_input(inner.stdin_closed),
+            None => Ok(()),
         }
-        inner.io = Some(io);
     }
 
     /// No more input comes from the client.

@@ -144,8 +144,8 @@ impl Task {
         let id = task.id.clone();
         tokio::spawn(async move {
             sleep(INPUT_GRACE).await;
-            let io = init.upgrade().and_then(|init| init.io());
-            if let Some(Err(error)) = io.map(|io| io.start_input()) {
+            let started = init.upgrade().map(|init| init.start_input());
+            if let Some(Err(error)) = started {
                 tracing::warn!(container = id, %error, "no input");
             }
         });
@@ -157,9 +157,7 @@ impl Task {
         let _verbs = self.init.verbs.lock().await;
         let _gate = self.start_gate.lock().await;
         self.init.check(Verb::Start)?;
-        if let Some(io) = self.init.io() {
-            io.start_input()?;
-        }
+        self.init.start_input()?;
         let warnings = self.on_container(Container::start).await?;
         warn(&self.id, &warnings);
         self.init.change(State::Created, State::Running);
@@ -263,7 +261,7 @@ impl Task {
         if let Some(console) = exec.console {
             io.attach_console(console)?;
         }
-        io.start_input()?;
+        process.start_input()?;
         process.started(exec.pid, exec.pidfd);
         Ok((exec.pid, pidfd))
     }

@@ -141,14 +141,7 @@ fn refused(bed: &Bed<'_>) -> Result<()> {
         .shell(&format!("{MAKE}\nmkdir -p /etc/containerd-shim-sysbox; printf '[network]\\nhost-owned = \"refuse\"\\n' >/etc/containerd-shim-sysbox/config.toml"))?
         .ok()?;
     let before = state(bed)?;
-    let id = bed.id();
-    let words = bed.words(
-        &["--rm", "--with-ns", "network:/run/netns/pod"],
-        Image::Busybox,
-        &id,
-        &["true"],
-    );
-    let refused = bed.node.exec(&words)?;
+    let refused = bed.run(&["--with-ns", "network:/run/netns/pod"], &["true"])?;
     for part in [
         "network path",
         "/run/netns/pod",
@@ -171,14 +164,7 @@ fn filter(bed: &Bed<'_>) -> Result<()> {
         ))?
         .ok()?;
     let before = state(bed)?;
-    let id = bed.id();
-    let words = bed.words(
-        &["--rm", "--with-ns", "network:/run/netns/pod"],
-        Image::Busybox,
-        &id,
-        &["true"],
-    );
-    let refused = bed.node.exec(&words)?;
+    let refused = bed.run(&["--with-ns", "network:/run/netns/pod"], &["true"])?;
     ensure!(
         refused.code != 0
             && refused.stderr.contains("nftables rules")

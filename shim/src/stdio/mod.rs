@@ -79,8 +79,6 @@ struct Stdin {
     path: Option<PathBuf>,
     /// Where input will go, until the copy runs.
     sink: Option<Sink>,
-    /// The client has said already that none comes.
-    closed: bool,
     /// Writer of the client's fifo: while we hold it, a client that goes away is no end of file.
     hold: Option<OwnedFd>,
     copy: Option<AbortHandle>,
@@ -177,14 +175,15 @@ impl Io {
     }
 
     /// Opens the client's input, once, and copies it. Not before containerd knows that there is a process: a client whose
-    /// input is at its end would tell nobody so (`CloseIO`), and the process would wait for ever (nerdctl).
-    pub(crate) fn start_input(&self) -> Result<()> {
+    /// input is at its end would tell nobody so (`CloseIO`), and the process would wait for ever (nerdctl). `closed`: it has
+    /// said so.
+    pub(crate) fn start_input(&self, closed: bool) -> Result<()> {
         let mut stdin = lock(&self.stdin);
         let (Some(path), Some(sink)) = (stdin.path.take(), stdin.sink.take()) else {
             return Ok(());
         };
         let (source, hold) = open_stdin(&path)?;
-        stdin.hold = (!stdin.closed).then_some(hold);
+        stdin.hold = (!closed).then_some(hold);
         let task = tokio::spawn(copy(source, sink, std::future::pending(), "stdin"));
         stdin.copy = Some(task.abort_handle());
         Ok(())
@@ -231,9 +230,7 @@ impl Io {
 
     /// Lets the process see the end of its input once the client has gone, too.
     pub(crate) fn close_stdin(&self) {
-        let mut stdin = lock(&self.stdin);
-        stdin.closed = true;
-        stdin.hold = None;
+        lock(&self.stdin).hold = None;
     }
 
     /// The process has exited: its input ends, and its terminal when nothing more comes from it.

@@ -114,8 +114,8 @@ async fn input_is_opened_when_the_process_starts() {
         refused.raw_os_error(),
         Some(rustix::io::Errno::NXIO.raw_os_error())
     );
-    io.start_input().unwrap();
-    io.start_input().unwrap();
+    io.start_input(false).unwrap();
+    io.start_input(false).unwrap();
     write().unwrap();
 }
 
@@ -124,8 +124,7 @@ async fn an_end_of_input_said_before_the_start_holds() {
     let client = Client::new();
     let (process, io) = Io::open(&client.streams(false), OWNER).await.unwrap();
     let exit = tokio::spawn(reap::exit(spawn("cat", process)));
-    io.close_stdin();
-    io.start_input().unwrap();
+    io.start_input(true).unwrap();
     let exit = timeout(Duration::from_secs(10), exit).await.unwrap();
     assert_eq!(exit.unwrap().status, 0);
 }
@@ -136,7 +135,7 @@ async fn a_client_that_leaves_is_no_end_of_input_until_close_io() {
     let (stdout, stderr) = (client.reader("out"), client.reader("err"));
     let (process, io) = Io::open(&client.streams(false), OWNER).await.unwrap();
     let exit = tokio::spawn(reap::exit(spawn("cat; echo done >&2; exit 3", process)));
-    io.start_input().unwrap();
+    io.start_input(false).unwrap();
     let mut stdin = client.writer("in");
     stdin.write_all(b"first ").unwrap();
     drop(stdin);
@@ -233,7 +232,7 @@ async fn a_terminal_both_ways_until_its_process_is_gone() {
     unlockpt(&master).unwrap();
     let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
     io.attach_console(master).unwrap();
-    io.start_input().unwrap();
+    io.start_input(false).unwrap();
     io.resize(132, 43).unwrap();
     let size = tcgetwinsize(&slave).unwrap();
     assert_eq!((size.ws_col, size.ws_row), (132, 43));

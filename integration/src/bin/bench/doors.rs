@@ -1,10 +1,10 @@
 //! What users wait for at the other doors: Docker's and nerdctl's clients.
 
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
+use crate::command;
 use crate::measure::Metric;
 use crate::runtime::Runtime;
 
@@ -53,7 +53,7 @@ fn run(
         for runtime in Runtime::pair(round) {
             let options = ["run", "--rm", "--network", "none", "--runtime", of(runtime)];
             let begin = Instant::now();
-            command(&[client, &options, &[image, "true"]].concat())?;
+            command::run(&[client, &options, &[image, "true"]].concat())?;
             // The first round makes what the engine keeps.
             if round > 0 {
                 metric.since(runtime, begin);
@@ -68,33 +68,17 @@ fn docker_exec(rounds: usize, image: &str) -> Result<Metric> {
     for runtime in Runtime::pair(0) {
         let options = ["run", "-d", "--network", "none", "--runtime"];
         let name = ["--name", runtime.name(), image, "sleep", "100000"];
-        command(&[&["docker"], &options[..], &[docker(runtime)], &name].concat())?;
+        command::run(&[&["docker"], &options[..], &[docker(runtime)], &name].concat())?;
     }
     for round in 0..rounds {
         for runtime in Runtime::pair(round) {
             let begin = Instant::now();
-            command(&["docker", "exec", runtime.name(), "true"])?;
+            command::run(&["docker", "exec", runtime.name(), "true"])?;
             metric.since(runtime, begin);
         }
     }
     for runtime in Runtime::pair(0) {
-        command(&["docker", "rm", "-f", runtime.name()])?;
+        command::run(&["docker", "rm", "-f", runtime.name()])?;
     }
     Ok(metric)
-}
-
-fn command(words: &[&str]) -> Result<()> {
-    let (program, rest) = words.split_first().context("a command has a name")?;
-    let output = Command::new(program)
-        .args(rest)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {program}"))?;
-    ensure!(
-        output.status.success(),
-        "{}: {}",
-        words.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

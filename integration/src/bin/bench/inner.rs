@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::command;
 use crate::measure::Metric;
 use crate::runtime::Runtime;
 
@@ -132,16 +133,5 @@ fn ping(socket: &Path) -> bool {
 }
 
 fn ctr(words: &[&str]) -> Result<Output> {
-    let output = Command::new("ctr")
-        .args(words)
-        .stdin(Stdio::null())
-        .output()
-        .context("start ctr")?;
-    ensure!(
-        output.status.success(),
-        "ctr {}: {}",
-        words.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(output)
+    command::run(&[&["ctr"], words].concat())
 }

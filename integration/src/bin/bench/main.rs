@@ -2,6 +2,7 @@
 //! `bench [--quick] [--out FILE]` writes `target/bench/summary.json` and prints a table.
 
 mod api;
+mod command;
 mod doors;
 mod inner;
 mod measure;

@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Bundle, HOME, Shim};
 use crate::runtime::Runtime;
-use crate::{DOCKER, IMAGE, doors, inner};
+use crate::{DOCKER, IMAGE, command, doors, inner};
 
 /// Samples of one metric, those of each runtime in the order of [`Runtime::ALL`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -169,20 +168,11 @@ fn ctr_run(rounds: usize, image: &str) -> Result<Metric> {
     for round in 0..rounds {
         for runtime in Runtime::round(round) {
             let id = format!("{}-ctr{round}", runtime.name());
-            let mut command = Command::new("ctr");
-            command
-                .args(["run", "--rm", "--cpu-shares", "0"])
-                .args(runtime.ctr_options())
-                .args([image, &id, "true"])
-                .stdin(Stdio::null());
+            let options = ["ctr", "run", "--rm", "--cpu-shares", "0"];
+            let words = [&options, runtime.ctr_options(), &[image, &id, "true"]].concat();
             let begin = Instant::now();
-            let output = command.output().context("start ctr")?;
+            command::run(&words)?;
             metric.since(runtime, begin);
-            ensure!(
-                output.status.success(),
-                "ctr run {id}: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
         }
     }
     Ok(metric)

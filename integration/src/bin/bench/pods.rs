@@ -1,12 +1,12 @@
 //! What the kubelet waits for: from `RunPodSandbox` to a running container, by crictl, whose own start is in it.
 
 use std::fs;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::command;
 use crate::measure::Metric;
 use crate::runtime::Runtime;
 
@@ -72,17 +72,5 @@ fn namespaces(users: bool, number: usize) -> Value {
 }
 
 fn crictl(words: &[&str]) -> Result<()> {
-    let output = Command::new("crictl")
-        .args(["--timeout", "40s"])
-        .args(words)
-        .stdin(Stdio::null())
-        .output()
-        .context("start crictl")?;
-    ensure!(
-        output.status.success(),
-        "crictl {}: {}",
-        words.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    command::run(&[&["crictl", "--timeout", "40s"], words].concat()).map(drop)
 }

@@ -9,7 +9,8 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, unlinkat}
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::{Directory, is_empty, reclaim};
+use super::lock::{Directory, is_empty};
+use super::reclaim;
 use crate::cgroup::Hierarchy;
 use crate::error::{OsContext, Result};
 

@@ -2,6 +2,9 @@
 //!
 //! For each container: create, start, (exec-added, exec-started, exit of the exec)*, oom*, exit of init, delete.
 
+mod execs;
+mod exits;
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -9,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use containerd_shim_protos::api::{CreateTaskRequest, ExecProcessRequest};
+use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as event;
 use oci_spec::runtime as oci;
 use runtime_core::error::OsContext;
-use runtime_core::{Container, CreateRequest, ExecRequest, Warning};
+use runtime_core::{Container, CreateRequest, Warning};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -22,11 +25,10 @@ use crate::convert;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::lifecycle::{State, Verb};
-use crate::oom;
 use crate::options::Options;
 use crate::process::Process;
-use crate::reap::{self, Exit, UNKNOWN};
-use crate::stdio::{Io, Owner, Streams};
+use crate::reap::Exit;
+use crate::stdio::{Io, Owner};
 
 /// How long a killed init may take before Delete gives up for now.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -170,170 +172,6 @@ impl Task {
         Ok(pid)
     }
 
-    /// Registers a process to be started later.
-    pub(crate) fn exec(&self, request: &ExecProcessRequest) -> Result<()> {
-        let spec = convert::process(request.spec.as_ref())?;
-        let streams = Streams {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
-        let mut execs = self.lock();
-        self.init.check(Verb::Exec)?;
-        if request.exec_id.is_empty() || execs.by_id.contains_key(&request.exec_id) {
-            return Err(Error::AlreadyExists(format!("id {}", request.exec_id)));
-        }
-        let process = Arc::new(Process::exec(&request.exec_id, streams, spec));
-        execs.by_id.insert(request.exec_id.clone(), process);
-        self.events.send(&event::TaskExecAdded {
-            container_id: self.id.clone(),
-            exec_id: request.exec_id.clone(),
-            ..event::TaskExecAdded::default()
-        });
-        Ok(())
-    }
-
-    /// Starts a registered process.
-    pub(crate) async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<u32> {
-        let process = self.process(exec_id)?;
-        let _verbs = process.verbs.lock().await;
-        process.check(Verb::Start)?;
-        if self.init.state() == State::Paused {
-            return Err(Error::FailedPrecondition(
-                "cannot exec in a paused container".into(),
-            ));
-        }
-        {
-            let execs = self.lock();
-            if execs.init_gone {
-                return Err(Error::FailedPrecondition(format!(
-                    "container {} init process is not running",
-                    self.id
-                )));
-            }
-            self.running.send_modify(|running| *running += 1);
-        }
-        match self.spawn(&process).await {
-            Ok((pid, pidfd)) => {
-                self.events.send(&event::TaskExecStarted {
-                    container_id: self.id.clone(),
-                    exec_id: exec_id.into(),
-                    pid,
-                    ..event::TaskExecStarted::default()
-                });
-                tokio::spawn(self.clone().watch_exec(process.clone(), pidfd));
-                Ok(pid)
-            }
-            Err(error) => {
-                process.failed(Exit {
-                    status: UNKNOWN,
-                    at: None,
-                });
-                self.running.send_modify(|running| *running -= 1);
-                Err(error)
-            }
-        }
-    }
-
-    async fn spawn(&self, process: &Process) -> Result<(u32, OwnedFd)> {
-        let spec = process
-            .take_spec()
-            .ok_or_else(|| Error::Refused("cannot start a process twice".into()))?;
-        let owner = Owner {
-            id: &process.id,
-            namespace: &self.namespace,
-            ids: self.io_owner,
-        };
-        let (stdio, io) = Io::open(&process.streams, owner).await?;
-        let io = Arc::new(io);
-        process.opened(Arc::clone(&io));
-        let request = ExecRequest {
-            process: spec,
-            stdio,
-            terminal: process.streams.terminal,
-        };
-        let exec = self
-            .on_container(|container| container.exec(request))
-            .await?;
-        warn(&self.id, &exec.warnings);
-        let pidfd = exec.pidfd.try_clone().os("dup", "pidfd")?;
-        if let Some(console) = exec.console {
-            io.attach_console(console)?;
-        }
-        process.start_input()?;
-        process.started(exec.pid, exec.pidfd);
-        Ok((exec.pid, pidfd))
-    }
-
-    /// Publishes the exit of an exec'd process.
-    async fn watch_exec(self: Arc<Self>, process: Arc<Process>, pidfd: OwnedFd) {
-        let exit = reap::exit(pidfd).await;
-        process.exited(exit);
-        self.publish_exit(&process, exit);
-        self.running.send_modify(|running| *running -= 1);
-    }
-
-    /// Publishes kills for want of memory, and last of all the exit of init.
-    async fn watch_init(self: Arc<Self>, pidfd: OwnedFd) {
-        let oom = oom::Watch::oom_kills(&self.container.cgroup_dir());
-        let mut kills = oom.as_ref().and_then(oom::Watch::count).unwrap_or(0);
-        let exit = {
-            let exit = reap::exit(pidfd);
-            tokio::pin!(exit);
-            loop {
-                let changed = async {
-                    match &oom {
-                        Some(oom) => oom.changed().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    exit = &mut exit => break exit,
-                    () = changed => self.publish_oom(oom.as_ref(), &mut kills),
-                }
-            }
-        };
-        self.lock().init_gone = true;
-        if let Err(error) = self.on_container(Container::stopped).await {
-            tracing::error!(container = self.id, %error, "stopping");
-        }
-        // The sender is ours, so the wait cannot fail.
-        let _ = self
-            .running
-            .subscribe()
-            .wait_for(|running| *running == 0)
-            .await;
-        let _gate = self.start_gate.lock().await;
-        self.publish_oom(oom.as_ref(), &mut kills);
-        self.init.exited(exit);
-        self.publish_exit(&self.init, exit);
-        self.exit_published.send_replace(true);
-    }
-
-    fn publish_exit(&self, process: &Process, exit: Exit) {
-        self.events.send(&event::TaskExit {
-            container_id: self.id.clone(),
-            id: process.id.clone(),
-            pid: process.pid(),
-            exit_status: exit.status,
-            exited_at: convert::timestamp_field(exit.at),
-            ..event::TaskExit::default()
-        });
-    }
-
-    fn publish_oom(&self, watch: Option<&oom::Watch>, seen: &mut u64) {
-        if let Some(count) = watch.and_then(oom::Watch::count)
-            && count > *seen
-        {
-            *seen = count;
-            self.events.send(&event::TaskOOM {
-                container_id: self.id.clone(),
-                ..event::TaskOOM::default()
-            });
-        }
-    }
-
     /// Removes the container. Can be tried again after an error.
     pub(crate) async fn delete(&self) -> Result<(u32, Exit)> {
         let _verbs = self.init.verbs.lock().await;
@@ -366,19 +204,6 @@ impl Task {
             ..event::TaskDelete::default()
         });
         Ok((pid, exit))
-    }
-
-    /// Forgets an exec'd process.
-    pub(crate) async fn delete_exec(&self, exec_id: &str) -> Result<(u32, Exit)> {
-        let process = self.process(exec_id)?;
-        let _verbs = process.verbs.lock().await;
-        process.check(Verb::Delete)?;
-        if let Some(io) = process.io() {
-            io.drain().await;
-        }
-        process.deleted();
-        self.lock().by_id.remove(exec_id);
-        Ok((process.pid(), exit_or_unknown(&process)))
     }
 
     /// Freezes the container.

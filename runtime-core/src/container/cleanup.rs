@@ -1,0 +1,34 @@
+//! What a dead shim left, undone by its record.
+
+use std::path::Path;
+
+use super::poststop;
+use crate::cgroup::{Cgroup, Hierarchy};
+use crate::error::{Error, Result, Warning};
+use crate::record::Record;
+use crate::{data_roots, mounted, ranges};
+
+/// Undoes what a dead shim left of the container whose bundle this is. Nothing to undo is success.
+pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
+    let Some(record) = Record::read(bundle)? else {
+        return Ok(Vec::new());
+    };
+    match Cgroup::open(&Hierarchy::find()?, &record.cgroup) {
+        Ok(cgroup) => {
+            cgroup.kill()?;
+            cgroup.remove()?;
+        }
+        Err(Error::NotFound(_)) => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(mounted) = &record.mounted {
+        mounted::cleanup(mounted, &bundle.join("rootfs"))?;
+    }
+    if let Some(upper) = &record.upper {
+        data_roots::capture(upper, &record.data_roots)?;
+    }
+    ranges::reclaim_of(&record.state_dir, &record.cgroup)?;
+    let warnings = poststop(&record, bundle);
+    Record::remove(bundle)?;
+    Ok(warnings)
+}

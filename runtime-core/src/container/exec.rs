@@ -1,0 +1,104 @@
+//! `exec`: a further process in a container.
+
+use std::os::fd::OwnedFd;
+
+use oci_spec::runtime as oci;
+
+use super::{Container, Stdio, last_cap};
+use crate::error::{Result, Warning};
+use crate::plan::{Process, ProcessContext, plan_process};
+use crate::proto::{ExecStageRequest, FdKind, Message, unexpected};
+use crate::stage::{self, Steps};
+use crate::stage_process::{self, Fds};
+use crate::step::Step;
+use crate::{fault, limits};
+
+/// What `exec` needs.
+#[derive(Debug)]
+pub struct ExecRequest {
+    /// The process to run.
+    pub process: oci::Process,
+    /// Its standard streams.
+    pub stdio: Stdio,
+    /// Overrides `process.terminal` (ExecProcessRequest.terminal).
+    pub terminal: bool,
+}
+
+/// A process that runs in a container: a child of ours, reaped through its pidfd (see [`crate::reap`]).
+#[derive(Debug)]
+pub struct Exec {
+    /// Its pid in the host's pid namespace.
+    pub pid: u32,
+    /// Readable when it has exited.
+    pub pidfd: OwnedFd,
+    /// Master of its terminal, if one was asked.
+    pub console: Option<OwnedFd>,
+    /// Downgrades.
+    pub warnings: Vec<Warning>,
+}
+
+impl Container {
+    /// Runs a process in the container (created or running). Returns when exec has succeeded or
+    /// failed.
+    pub fn exec(&self, request: ExecRequest) -> Result<Exec> {
+        let steps = Steps::new(fault::step(self.membership.pod().config()));
+        let context = ProcessContext {
+            terminal: Some(request.terminal),
+            last_cap: last_cap()?,
+            honor_caps: self.process.honor_caps,
+            ids: None,
+            idmap: Some(&self.idmap),
+            seccomp: self.process.seccomp.as_ref(),
+        };
+        let (process, mut warnings) =
+            steps.here(Step::Plan, || plan_process(&request.process, context))?;
+        let terminal = if process.terminal {
+            Some(self.terminal(&process)?)
+        } else {
+            None
+        };
+        let leaf = self.cgroup.open_leaf()?;
+        let stdio = request.stdio;
+        let (channel, mut children) = steps.here(Step::Spawn, || {
+            let mut fds = Fds::default();
+            fds.add(FdKind::Init, Some(&self.pidfd));
+            fds.add(FdKind::Leaf, Some(&leaf));
+            fds.add(FdKind::Stdin, stdio.stdin.as_ref());
+            fds.add(FdKind::Stdout, stdio.stdout.as_ref());
+            fds.add(FdKind::Stderr, stdio.stderr.as_ref());
+            fds.add(FdKind::Console, terminal.as_ref().map(|(_, slave)| slave));
+            let request = ExecStageRequest {
+                process: process.clone(),
+                idmap: self.idmap.clone(),
+                fail_at: steps.fail_at(),
+                fds: fds.kinds,
+            };
+            stage_process::spawn(stage::EXEC, &request, &fds.fds)
+        })?;
+        drop(stdio);
+        let pid = match stage_process::next(&channel, &mut children)? {
+            (Message::Spawned { pid }, _) => pid,
+            (other, _) => return Err(unexpected(&format!("{other:?} from the stage"))),
+        };
+        warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &process))?);
+        channel.send(&Message::Start)?;
+        stage_process::executed(&channel, &mut children)?;
+        let pidfd = children.release(pid)?;
+        children.finish()?;
+        let console = terminal.map(|(master, _)| master);
+        Ok(Exec {
+            pid: pid.unsigned_abs(),
+            pidfd,
+            console,
+            warnings,
+        })
+    }
+
+    /// A terminal of the container's own devpts for `process`.
+    fn terminal(&self, process: &Process) -> Result<(OwnedFd, OwnedFd)> {
+        let (master, slave, _) = stage::dev::open_terminal(&self.devpts, process.console_size)?;
+        let (owner, group) = stage::dev::terminal_owner(&self.idmap, process.uid)?;
+        stage::dev::own(&slave, owner, group)?;
+        Ok((master, slave))
+    }
+}

@@ -5,26 +5,36 @@
 //! directory, so `/var/lib/docker` and the like are bound from `<snapshot>/sysbox/<name>`, and the
 //! engine that removes the snapshot removes them. When the container stops, the directory and the
 //! mount point in the upper directory change places (renameat2(2), RENAME_EXCHANGE), so commit, diff
-//! and build find the data in the layer; before the next start they change back.
+//! and build find the data in the layer; before the next start they change back. Marks of inner overlays are hidden
+//! meanwhile ([`whiteouts`]).
+
+mod marks;
+mod whiteouts;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, fsetxattr, mkdirat, openat,
-    openat2, renameat_with, unlinkat,
+    openat2, renameat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{OsContext, Result};
+use crate::sys;
+
+pub(crate) use whiteouts::make as make_marks;
 
 /// Directory beside the upper directory.
 pub(crate) const DIR: &str = "sysbox";
-/// Lists the data roots of a snapshot whose data lie in the upper directory.
-const MANIFEST: &str = "captured.json";
+/// Lists the data roots of a snapshot whose data lie in the upper directory. No data root has a name with a single dash
+/// in front.
+const MANIFEST: &str = "-captured.json";
 const OPAQUE: &str = "trusted.overlay.opaque";
 const FILLED: &str = "trusted.sysbox.filled";
+/// What only data have that lie in the layer, or shall in a moment.
+const CAPTURED: &str = "trusted.sysbox.captured";
 
 /// One data root of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,13 +73,34 @@ fn beside(upper: &Path) -> PathBuf {
     upper.with_file_name(DIR)
 }
 
-/// Marks `data` as filled from the image, so that the image's content is not put there again even
-/// if all of it is removed.
-pub(crate) fn mark_filled(data: impl AsFd) -> Result<()> {
-    fsetxattr(data, FILLED, b"y", XattrFlags::empty()).os("setxattr", FILLED)
+/// A new directory for what the image has at data root `name`, which it becomes by [`filled`].
+pub(crate) fn to_fill(snapshot: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    let dir = make_dir(snapshot, DIR, 0o700)?;
+    let new = new_name(name);
+    let path = sys::fd::path(&dir).join(&new);
+    match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).os("remove", path.display());
+        }
+        _ => {}
+    }
+    make_dir(&dir, &new, 0o711)
 }
 
-/// Whether [`mark_filled`] was done.
+/// Makes `new` of [`to_fill`] the data root, in place of the empty one, and marks it, so that the image's content is not
+/// put there again even if all of it is removed.
+pub(crate) fn filled(snapshot: &OwnedFd, name: &str, new: &OwnedFd) -> Result<()> {
+    let dir = make_dir(snapshot, DIR, 0o700)?;
+    let new = open_dir(new, ".")?;
+    fsetxattr(new, FILLED, b"y", XattrFlags::empty()).os("setxattr", FILLED)?;
+    renameat(&dir, new_name(name), &dir, name).os("rename data root", name)
+}
+
+fn new_name(name: &str) -> String {
+    format!("-new-{name}")
+}
+
+/// Whether [`filled`] made it.
 pub(crate) fn is_filled(data: impl AsFd) -> Result<bool> {
     has_mark(data, FILLED)
 }
@@ -77,11 +108,20 @@ pub(crate) fn is_filled(data: impl AsFd) -> Result<bool> {
 /// Makes the data part of the layer: for a stopped or frozen container. Data roots without data
 /// leave no trace. Doing it twice is doing it once.
 pub(crate) fn capture(upper: &Path, roots: &[DataRoot]) -> Result<()> {
-    let Some((upper, dir)) = open(upper)? else {
+    let Some((upper_dir, dir)) = open(upper)? else {
         return Ok(());
     };
-    if exists(&dir, MANIFEST)? {
-        return Ok(());
+    if let Some(captured) = read_manifest(&dir)? {
+        let there = captured.iter().map(|root| is_captured(&upper_dir, root));
+        if there
+            .collect::<Result<Vec<_>>>()?
+            .iter()
+            .all(|there| *there)
+        {
+            return Ok(());
+        }
+        // Somebody was killed half-way.
+        restore(upper)?;
     }
     let full: Vec<_> = roots
         .iter()
@@ -96,12 +136,21 @@ pub(crate) fn capture(upper: &Path, roots: &[DataRoot]) -> Result<()> {
     for root in roots {
         if full.contains(root) {
             let data = open_dir(&dir, &root.name)?;
-            fsetxattr(&data, OPAQUE, b"y", XattrFlags::empty())
-                .os("setxattr opaque on", &root.name)?;
-            exchange(&upper, &dir, root)?;
+            if let Err(error) = whiteouts::hide(&dir, &root.name, &data) {
+                tracing::warn!(
+                    path = root.inside,
+                    error = error.chain(),
+                    "what inner layers delete comes back in images of this container"
+                );
+                whiteouts::show(&dir, &root.name, &data)?;
+            }
+            for mark in [OPAQUE, CAPTURED] {
+                fsetxattr(&data, mark, b"y", XattrFlags::empty()).os("setxattr on", &root.name)?;
+            }
+            exchange(&upper_dir, &dir, root)?;
         } else {
             for made in &root.made {
-                remove_empty(&upper, made)?;
+                remove_empty(&upper_dir, made)?;
             }
         }
     }
@@ -125,22 +174,27 @@ pub(crate) fn restore(upper: &Path) -> Result<()> {
         return Ok(());
     };
     for root in &roots {
-        // Only the data carry the mark, so it tells on which side a crash left them.
-        let Ok(inside) = open_below(&upper, &root.inside) else {
-            continue;
-        };
-        if is_opaque(&inside)? && !is_opaque(&open_dir(&dir, &root.name)?)? {
+        if is_captured(&upper, root)? {
             exchange(&upper, &dir, root)?;
         }
         let data = open_dir(&dir, &root.name)?;
-        match rustix::fs::fremovexattr(&data, OPAQUE) {
-            Ok(()) | Err(Errno::NODATA) => {}
-            Err(errno) => return Err(errno).os("removexattr opaque on", &root.name),
+        whiteouts::show(&dir, &root.name, &data)?;
+        for mark in [OPAQUE, CAPTURED] {
+            match rustix::fs::fremovexattr(&data, mark) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(errno) => return Err(errno).os("removexattr on", &root.name),
+            }
         }
     }
-    match unlinkat(&dir, MANIFEST, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(errno).os("unlink", MANIFEST),
+    remove(&dir, MANIFEST)
+}
+
+/// On which side of the exchange the data of a data root are that is in the manifest.
+fn is_captured(upper: &OwnedFd, root: &DataRoot) -> Result<bool> {
+    match open_below(upper, &root.inside) {
+        Ok(inside) => has_mark(&inside, CAPTURED),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+        Err(errno) => Err(errno).os("open in the layer", &root.inside),
     }
 }
 
@@ -219,10 +273,6 @@ pub(crate) fn is_empty(dir: &OwnedFd) -> Result<bool> {
     )
 }
 
-fn is_opaque(fd: impl AsFd) -> Result<bool> {
-    has_mark(fd, OPAQUE)
-}
-
 fn has_mark(fd: impl AsFd, mark: &str) -> Result<bool> {
     let mut value = [0; 8];
     match rustix::fs::fgetxattr(fd, mark, &mut value) {
@@ -232,11 +282,11 @@ fn has_mark(fd: impl AsFd, mark: &str) -> Result<bool> {
     }
 }
 
-fn exists(dir: &OwnedFd, name: &str) -> Result<bool> {
-    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno).os("stat", name),
+/// Removes file `name`, if it is there. A directory is none of ours.
+fn remove(dir: &OwnedFd, name: &str) -> Result<()> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => Ok(()),
+        Err(errno) => Err(errno).os("unlink", name),
     }
 }
 
@@ -246,7 +296,12 @@ fn write_manifest(dir: &OwnedFd, roots: &[DataRoot]) -> Result<()> {
         .os("encode", MANIFEST)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = openat(dir, MANIFEST, flags, Mode::from_raw_mode(0o600)).os("create", MANIFEST)?;
-    std::io::Write::write_all(&mut std::fs::File::from(file), &json).os("write", MANIFEST)
+    let mut file = std::fs::File::from(file);
+    std::io::Write::write_all(&mut file, &json).os("write", MANIFEST)?;
+    if roots.is_empty() {
+        return Ok(());
+    }
+    file.sync_data().os("fdatasync", MANIFEST)
 }
 
 fn read_manifest(dir: &OwnedFd) -> Result<Option<Vec<DataRoot>>> {
@@ -274,5 +329,7 @@ mod tests {
     fn names_are_unique_and_flat() {
         assert_eq!(name("/var/lib/docker"), "var-lib-docker");
         assert_ne!(name("/var/lib/a-b"), name("/var/lib/a/b"));
+        // Names with a single dash in front are ours.
+        assert_eq!(name("/-captured.json"), "--captured.json");
     }
 }

@@ -70,10 +70,11 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         root::mount(&request.rootfs, &mount_point, userns)
     })?;
     if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut rootfs.upper) {
-        steps.run(Step::DataRoots, || {
-            let roots = data_roots::mount(&rootfs.dir, plan, overlay, layers)?;
-            channel.send(&Message::DataRoots(roots))
-        })?;
+        warnings.extend(steps.run(Step::DataRoots, || {
+            let (roots, warnings) = data_roots::mount(&rootfs.dir, plan, overlay, layers)?;
+            channel.send(&Message::DataRoots(roots))?;
+            Ok(warnings)
+        })?);
     }
     let view = steps.run(Step::View, || {
         request

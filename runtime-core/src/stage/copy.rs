@@ -164,7 +164,8 @@ fn times(dir: &OwnedFd, name: &CStr, stat: &Stat) -> Result<()> {
         .os("utimens", name.to_string_lossy())
 }
 
-fn timestamps(stat: &Stat) -> Timestamps {
+/// Times of what `stat` is of, to be set again.
+pub(crate) fn timestamps(stat: &Stat) -> Timestamps {
     let time = |sec: i64, nsec: u64| Timespec {
         tv_sec: sec,
         tv_nsec: nsec.try_into().unwrap_or(0),

@@ -9,27 +9,27 @@ use super::inroot::{self, Target};
 use super::root::Layers;
 use super::{copy, fs};
 use crate::data_roots::{self, DataRoot};
-use crate::error::{OsContext, Result};
+use crate::error::{OsContext, Result, Warning};
 use crate::plan::Plan;
 use crate::rootfs::Overlay;
 
 /// Longest daemon.json that is looked at; it is the image's.
 const MAX_DAEMON_JSON: u64 = 64 * 1024;
 
-/// Binds every data root; returns them for the swap at stop.
+/// Binds every data root; returns them for the swap at stop, and what an image did not get.
 pub(super) fn mount(
     root: &OwnedFd,
     plan: &Plan,
     overlay: &Overlay,
     layers: &mut Layers<'_>,
-) -> Result<Vec<DataRoot>> {
+) -> Result<(Vec<DataRoot>, Vec<Warning>)> {
     let Some((upper, _)) = &overlay.upper else {
-        return Ok(Vec::new());
+        return Ok(Default::default());
     };
     let snapshot = layers.open(upper.parent().unwrap_or(upper))?;
     let mut wanted = plan.data_roots.clone();
     wanted.extend(docker_data_root(root).filter(|path| is_usable(path, plan)));
-    let mut mounted: Vec<DataRoot> = Vec::new();
+    let (mut mounted, mut warnings): (Vec<DataRoot>, Vec<Warning>) = Default::default();
     for path in wanted {
         let made = missing_directories(root, &path)?;
         let target = inroot::target(root, &path, Target::Directory(0o711))?;
@@ -49,33 +49,40 @@ pub(super) fn mount(
         {
             continue;
         }
+        let name = data_roots::name(&inside);
         if made.is_empty() {
             copy_up(&target, &path)?;
+            if let Some(problem) = fill(&target, &snapshot, &name)? {
+                let text = format!("marks of overlays that came with the image: {problem}");
+                warnings.push(Warning::new(&path, text));
+            }
         }
-        let name = data_roots::name(&inside);
         let data = data_roots::prepare(&snapshot, &name)?;
-        fill(&target, &data, made.is_empty())?;
         let tree = fs::clone_fd(&data, false, &path)?;
         fs::attach(tree, &target, &path)?;
         mounted.push(DataRoot { inside, name, made });
     }
-    Ok(mounted)
+    Ok((mounted, warnings))
 }
 
-/// Puts the image's content at the path into the new, empty data root, once.
-fn fill(image: &OwnedFd, data: &OwnedFd, from_image: bool) -> Result<()> {
+/// Puts the image's content at the path into the new, empty data root, once. Beside it first: a crash must not leave half
+/// of it to be taken for all. Returns what was wrong with the marks of overlays that the image brings.
+fn fill(image: &OwnedFd, snapshot: &OwnedFd, name: &str) -> Result<Option<&'static str>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let data = openat(data, ".", flags, Mode::empty()).os("open", "data root")?;
-    let image = openat(image, ".", flags, Mode::empty()).os("open", "data root in the image")?;
-    if !from_image
-        || data_roots::is_filled(&data)?
+    let open = |dir: &OwnedFd| openat(dir, ".", flags, Mode::empty()).os("open data root", name);
+    let image = open(image)?;
+    let data = open(&data_roots::prepare(snapshot, name)?)?;
+    if data_roots::is_filled(&data)?
         || !data_roots::is_empty(&data)?
         || data_roots::is_empty(&image)?
     {
-        return Ok(());
+        return Ok(None);
     }
-    copy::tree(&image, &data, true)?;
-    data_roots::mark_filled(&data)
+    let new = data_roots::to_fill(snapshot, name)?;
+    copy::tree(&image, &new, true)?;
+    let problem = data_roots::make_marks(&new)?;
+    data_roots::filled(snapshot, name, &new)?;
+    Ok(problem)
 }
 
 /// Makes the directory and its parents exist in the upper directory, so that the data can be

@@ -6,7 +6,7 @@
 //! - `exec`: [`exec`] joins a container and becomes the user's program.
 
 mod builder;
-mod copy;
+pub(crate) mod copy;
 mod data_roots;
 pub(crate) mod dev;
 mod exec;

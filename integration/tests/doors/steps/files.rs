@@ -84,12 +84,17 @@ fn copied(bed: &Bed<'_>, container: &Container<'_>) -> Result<()> {
     Ok(())
 }
 
-/// An image made of a container has its files with their owners, and what the Docker inside has.
+/// An image made of a container has its files with their owners, and what the Docker inside has; what layers of inner
+/// images delete stays deleted.
 pub(crate) fn commit(bed: &Bed<'_>) -> Result<()> {
     const MADE: &str = "localhost/made:latest";
     let container = inner::dind(bed)?;
     container.shell(
         "docker import /root/bb.tar bb; echo text >/root/user; chown 1000:1001 /root/user",
+    )?;
+    container.shell(
+        "printf 'FROM bb\nRUN mkdir /dir && touch /gone /dir/old\nRUN rm -r /gone /dir && mkdir /dir && touch /dir/new\n' \
+         | docker build -q -t less -",
     )?;
     container.does(Verb::Stop)?;
     container.does(Verb::Commit(MADE))?;
@@ -103,6 +108,11 @@ pub(crate) fn commit(bed: &Bed<'_>) -> Result<()> {
     let seen =
         again.shell("cat /root/user; stat -c %u:%g /root/user; docker run --rm bb echo kept")?;
     ensure!(seen == "text\n1000:1001\nkept", "{seen}");
+    let seen = again.shell("docker run --rm less find /gone /dir 2>/dev/null || true")?;
+    ensure!(
+        seen == "/dir\n/dir/new",
+        "of inner layers that delete: {seen}"
+    );
     again.does(Verb::Stop)?;
     let id = again.id.clone();
     again.remove()?;

@@ -25,6 +25,8 @@ pub struct Config {
     pub cgroup: CgroupConfig,
     /// Absolute paths inside that get a directory beside the layer (design D7).
     pub data_roots: Vec<String>,
+    /// Capabilities that the spec drops from the engines' default set.
+    pub dropped_capabilities: OnDropped,
     /// Networks of pods.
     pub network: Network,
     /// A mount whose file system cannot be ID-mapped: `warn` (files show as nobody) or `error`.
@@ -90,6 +92,16 @@ pub enum HostOwned {
     Refuse,
 }
 
+/// What to do with capabilities that the spec lacks though engines give them by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDropped {
+    /// Root inside has them all the same; warn.
+    Keep,
+    /// Nobody inside has them or can gain them.
+    Drop,
+}
+
 /// What to do where a mount cannot be ID-mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -116,6 +128,7 @@ impl Default for Config {
             ]
             .map(String::from)
             .into(),
+            dropped_capabilities: OnDropped::Keep,
             network: Network::default(),
             unmappable_mount: OnUnmappable::Warn,
             state_dir: "/run/containerd-shim-sysbox".into(),

@@ -59,6 +59,9 @@ pub(crate) const NEWEST: &[Kind] = &[NEW_PLAIN, NEW_USERS];
 /// Where critest runs: its pods do not say whether they want user namespaces.
 pub(crate) const CRITEST: &[Kind] = &[OLD_PATH, NEW_PLAIN];
 
+/// The runtime's configuration in a node, which has none of its own.
+pub(crate) const CONFIG: &str = "/etc/containerd-shim-sysbox/config.toml";
+
 /// First host id of pods with a user namespace, as the kubelet hands them out.
 pub(crate) const FIRST_ID: u32 = 655_360;
 

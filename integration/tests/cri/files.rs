@@ -81,6 +81,15 @@ fn read_only(bed: &Bed<'_>) -> Result<()> {
         "linux": {"security_context": {"readonly_rootfs": true}},
     }))?;
     same(&container.shell("! touch /file 2>/dev/null; ! mount -o remount,rw / 2>/dev/null; touch /dev/shm/file; echo done")?, "done")?;
+    // Paths of the pod's own choice, some of which systemd would need, which is not the program here.
+    let paths = pod.run(json!({
+        "command": ["/probe", "sleep"],
+        "linux": {"security_context": {"readonly_paths": ["/tmp", "/run"], "masked_paths": ["/home/user"]}},
+    }))?;
+    same(
+        &paths.shell("! touch /tmp/file 2>/dev/null; ! touch /run/file 2>/dev/null; ls /home/user; touch /file; echo done")?,
+        "done",
+    )?;
     pod.remove()
 }
 

@@ -2,15 +2,16 @@
 
 use anyhow::{Result, ensure};
 use integration::image::Image;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::bed::{ANY, Bed, Case, OURS, same};
+use crate::bed::{ANY, Bed, CONFIG, Case, NEWEST, OURS, same};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("containers_share_namespaces", ANY, share),
     Case::new("a_shared_process_namespace", ANY, shared_pids),
     Case::new("pods_have_ids_of_their_own", OURS, ids),
     Case::new("docker_inside", OURS, docker),
+    Case::new("dropped_capabilities", NEWEST, dropped),
     Case::new("host_namespaces_are_refused", OURS, refusals),
 ];
 
@@ -59,10 +60,51 @@ fn ids(bed: &Bed<'_>) -> Result<()> {
     two.remove()
 }
 
-/// A dind pod as the users' story has it: nothing but the handler, no privilege.
+/// A container that sleeps and from which capabilities are dropped.
+fn dropping(names: &[&str]) -> Value {
+    json!({
+        "command": ["/probe", "sleep"],
+        "linux": {"security_context": {"capabilities": {"drop_capabilities": names}}},
+    })
+}
+
+/// What an operator chooses for capabilities that a pod drops.
+fn dropped(bed: &Bed<'_>) -> Result<()> {
+    // Of the container's program and of one that exec starts.
+    let sets = "grep -h Cap[EB] /proc/1/status /proc/self/status | cut -f 2 | sort -u";
+    let all = format!("{:016x}", (1_u64 << 41) - 1);
+    let pod = bed.pod(json!({}))?;
+    same(&pod.run(dropping(&["NET_RAW"]))?.shell(sets)?, &all)?;
+    let log = std::fs::read_to_string(bed.node.containerd_log())?;
+    let warned = log
+        .lines()
+        .any(|line| line.contains("process.capabilities") && line.contains("CAP_NET_RAW"));
+    ensure!(warned, "no warning that NET_RAW stays");
+    pod.remove()?;
+
+    let file = "/etc/containerd-shim-sysbox/config.toml";
+    let set = format!("mkdir -p $(dirname {file}); echo 'dropped-capabilities = \"drop\"' >{file}");
+    bed.node.shell(&set)?.ok()?;
+    let pod = bed.pod(json!({}))?;
+    let less = format!("{:016x}", (1_u64 << 41) - 1 - (1 << 13));
+    same(&pod.run(dropping(&["NET_RAW"]))?.shell(sets)?, &less)?;
+    same(&pod.run(dropping(&["ALL"]))?.shell(sets)?, &"0".repeat(16))?;
+    same(&pod.sleeper()?.shell(sets)?, &all)?;
+    pod.remove()?;
+    bed.node
+        .shell(&format!("rm {CONFIG}; rmdir $(dirname {CONFIG})"))?
+        .ok()?;
+    Ok(())
+}
+
+/// A dind pod as the users' story has it: nothing but the handler, no privilege, and less NET_RAW, which GitLab Runner drops
+/// from every container.
 fn docker(bed: &Bed<'_>) -> Result<()> {
     let pod = bed.pod(json!({}))?;
-    let dind = pod.run(json!({"image": {"image": Image::Dind.reference()}}))?;
+    let mut config = dropping(&["NET_RAW"]);
+    config["image"] = json!({"image": Image::Dind.reference()});
+    config["command"] = json!([]);
+    let dind = pod.run(config)?;
     dind.shell("for i in $(seq 300); do docker info >/dev/null 2>&1 && break; sleep 0.1; done; docker info >/dev/null")?;
     dind.shell(
         "docker import /root/bb.tar bb >/dev/null; docker run --rm bb echo inner | grep -x inner",

@@ -17,6 +17,7 @@ const OVERRIDABLE: &[&str] = &[
     "cgroup.max-depth",
     "cgroup.max-descendants",
     "data-roots",
+    "dropped-capabilities",
     "ids.per-pod",
     "unmappable-mount",
 ];
@@ -96,7 +97,7 @@ pub(super) fn names() -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CgroupConfig, Ids, OnUnmappable};
+    use super::super::{CgroupConfig, Ids, OnDropped, OnUnmappable};
     use super::*;
 
     fn allowing(names: &[&str]) -> Config {
@@ -116,6 +117,7 @@ mod tests {
                 ("io.containerd.sysbox.cgroup.max-depth", "20"),
                 ("io.containerd.sysbox.cgroup.max-descendants", "100"),
                 ("io.containerd.sysbox.data-roots", "/a,/b"),
+                ("io.containerd.sysbox.dropped-capabilities", "drop"),
                 ("io.containerd.sysbox.ids.per-pod", "131072"),
                 ("io.containerd.sysbox.unmappable-mount", "error"),
                 ("io.kubernetes.cri.container-type", "container"),
@@ -131,6 +133,7 @@ mod tests {
                 max_descendants: 100,
             },
             data_roots: vec!["/a".into(), "/b".into()],
+            dropped_capabilities: OnDropped::Drop,
             unmappable_mount: OnUnmappable::Error,
             ..file
         };

@@ -289,7 +289,7 @@ mod tests {
         for (text, error) in [
             (
                 "colour = 'red'",
-                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, ids, network, state-dir, unmappable-mount",
+                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, dropped-capabilities, ids, network, state-dir, unmappable-mount",
             ),
             (
                 "[ids]\nfrist = 7",

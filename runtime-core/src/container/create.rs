@@ -174,7 +174,7 @@ impl Container {
 
         let hooks = plan.hooks.clone();
         let process = ProcessFacts {
-            honor_caps: plan.honor_caps,
+            capability_rule: plan.capability_rule,
             seccomp: plan.process.seccomp.clone(),
         };
         let (channel, mut children) = steps.here(Step::Spawn, || {

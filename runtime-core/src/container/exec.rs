@@ -45,7 +45,7 @@ impl Container {
         let context = ProcessContext {
             terminal: Some(request.terminal),
             last_cap: last_cap()?,
-            honor_caps: self.process.honor_caps,
+            capability_rule: self.process.capability_rule,
             ids: None,
             idmap: Some(&self.idmap),
             seccomp: self.process.seccomp.as_ref(),

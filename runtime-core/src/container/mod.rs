@@ -26,7 +26,7 @@ use crate::fault;
 use crate::hooks::{self, HookState, Status};
 use crate::idmap::IdMap;
 use crate::mounted::Taken;
-use crate::plan::{Hooks, SeccompProgram};
+use crate::plan::{CapabilityRule, Hooks, SeccompProgram};
 use crate::pod::{Membership, Pod};
 use crate::proto::{Channel, Message, unexpected};
 use crate::reap::{reap_blocking, send_signal};
@@ -68,7 +68,7 @@ struct Gate {
 /// What exec'd processes take from the container.
 #[derive(Debug)]
 struct ProcessFacts {
-    honor_caps: bool,
+    capability_rule: CapabilityRule,
     seccomp: Option<SeccompProgram>,
 }
 

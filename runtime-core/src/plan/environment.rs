@@ -9,7 +9,7 @@ const MAX_VARIABLES: usize = 65536;
 /// What `SYSBOX_*` variables of the container's environment ask for, as Sysbox defined them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Sysbox {
-    /// `SYSBOX_HONOR_CAPS=TRUE`: capabilities as the spec gives them.
+    /// `SYSBOX_HONOR_CAPS=TRUE`: capabilities as the spec gives them ([`super::CapabilityRule::Spec`]).
     pub(super) honor_caps: bool,
     /// `SYSBOX_SKIP_UID_SHIFT=/a,/b`: paths inside whose mounts are not ID-mapped.
     pub(super) skip_uid_shift: Vec<String>,

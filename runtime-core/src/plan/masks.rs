@@ -3,59 +3,71 @@
 use super::text;
 use crate::error::{Result, Warning};
 
-/// Paths that engines mask by default and that stay visible, as with Sysbox: inner engines, systemd and tools use them,
-/// and in a user namespace the kernel itself refuses what is dangerous there.
-const NEVER_MASKED: [&str; 5] = [
-    "/proc",
-    "/proc/sys",
-    "/proc/kcore",
-    "/proc/kallsyms",
-    "/proc/kmsg",
-];
+/// What engines mask by default and what stays visible, as with Sysbox: in a user namespace the kernel itself refuses it.
+const NEVER_MASKED: &str = "/proc/kcore";
 
-/// Paths that engines make read-only by default and that stay writable: sysctls of the container's own namespaces.
-const NEVER_READONLY: [&str; 2] = ["/proc", "/proc/sys"];
+/// What engines make read-only by default and what stays writable: sysctls of the container's own namespaces.
+const NEVER_READONLY: &str = "/proc/sys";
 
-/// Where systemd mounts: covered neither way.
+/// Where systemd mounts: a container whose program it is needs them as they are.
 const OF_SYSTEMD: [&str; 3] = ["/run", "/run/lock", "/tmp"];
 
 /// Most paths of each list.
 const MAX_PATHS: usize = 10_000;
 
-/// `linux.maskedPaths`.
-pub(super) fn masked(given: &[String], warnings: &mut Vec<Warning>) -> Result<Vec<String>> {
-    reduced("linux.maskedPaths", given, &NEVER_MASKED, warnings)
+/// `linux.maskedPaths`. `systemd`: whether it is the container's program.
+pub(super) fn masked(
+    given: &[String],
+    systemd: bool,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<String>> {
+    reduced("linux.maskedPaths", given, NEVER_MASKED, systemd, warnings)
 }
 
-/// `linux.readonlyPaths`.
-pub(super) fn readonly(given: &[String], warnings: &mut Vec<Warning>) -> Result<Vec<String>> {
-    reduced("linux.readonlyPaths", given, &NEVER_READONLY, warnings)
+/// `linux.readonlyPaths`. `systemd`: whether it is the container's program.
+pub(super) fn readonly(
+    given: &[String],
+    systemd: bool,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<String>> {
+    reduced(
+        "linux.readonlyPaths",
+        given,
+        NEVER_READONLY,
+        systemd,
+        warnings,
+    )
 }
 
-/// Leaves out the `known` defaults silently, and with a warning what would break a system container.
+/// Leaves out the `known` default silently, and with a warning what would break a system container.
 fn reduced(
     field: &str,
     given: &[String],
-    known: &[&str],
+    known: &str,
+    systemd: bool,
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<String>> {
     text::bounded(field, given, MAX_PATHS)?;
     let mut out = Vec::with_capacity(given.len());
     for (i, path) in given.iter().enumerate() {
         let path = text::absolute(&format!("{field}[{i}]"), path.as_ref())?;
-        if known.contains(&path.as_str()) || OF_SYSTEMD.contains(&path.as_str()) {
+        if path == known {
             continue;
         }
         // A locked mount below /sys/kernel makes inner engines fail when they unmount what systemd mounts there.
         let needed = text::is_at_or_below(&path, "/sys/kernel")
             || text::is_at_or_below(&path, "/sys/fs/cgroup")
-            || ["/", "/sys", "/sys/fs", "/dev"].contains(&path.as_str());
-        if needed {
+            || ["/", "/proc", "/proc/sys", "/sys", "/sys/fs", "/dev"].contains(&path.as_str());
+        let mounts = systemd && OF_SYSTEMD.contains(&path.as_str());
+        if needed || mounts {
+            let who = if needed {
+                "a system container"
+            } else {
+                "systemd"
+            };
             warnings.push(Warning::new(
                 field,
-                format!(
-                    "{path} stays as it is: a system container needs it; remove it from the list"
-                ),
+                format!("{path} stays as it is: {who} needs it; remove it from the list"),
             ));
         } else if !out.contains(&path) {
             out.push(path);
@@ -84,6 +96,7 @@ mod tests {
                 "/sys/firmware",
                 "/proc/keys/",
             ]),
+            true,
             &mut warnings,
         );
         assert_eq!(
@@ -97,6 +110,7 @@ mod tests {
         );
         let readonly = readonly(
             &list(&["/proc/bus", "/proc/sys", "/proc/sysrq-trigger"]),
+            true,
             &mut warnings,
         );
         assert_eq!(readonly.unwrap(), ["/proc/bus", "/proc/sysrq-trigger"]);
@@ -106,16 +120,27 @@ mod tests {
     #[test]
     fn what_system_containers_need_stays_with_a_warning() {
         let mut warnings = Vec::new();
-        let out = masked(
-            &list(&["/sys/kernel/debug", "/run", "/sys", "/dev", "/"]),
-            &mut warnings,
-        )
-        .unwrap();
-        assert!(out.is_empty());
-        assert_eq!(warnings.len(), 4);
-        assert!(warnings[0].text.contains("/sys/kernel/debug"));
-        let out = readonly(&list(&["/sys/fs/cgroup", "/etc"]), &mut warnings).unwrap();
-        assert_eq!(out, ["/etc"]);
+        let given = list(&["/sys/kernel/debug", "/proc/sys", "/sys", "/dev", "/"]);
+        assert!(masked(&given, false, &mut warnings).unwrap().is_empty());
         assert_eq!(warnings.len(), 5);
+        assert!(warnings[0].text.contains("/sys/kernel/debug"));
+        let given = list(&["/sys/fs/cgroup", "/etc", "/proc"]);
+        assert_eq!(readonly(&given, false, &mut warnings).unwrap(), ["/etc"]);
+        assert_eq!(warnings.len(), 7);
+    }
+
+    #[test]
+    fn where_systemd_mounts_it_is_covered_only_without_systemd() {
+        let given = list(&["/run", "/run/lock/", "/tmp", "/run/x"]);
+        for cover in [masked, readonly] {
+            let mut warnings = Vec::new();
+            let covered = cover(&given, false, &mut warnings).unwrap();
+            assert_eq!(covered, ["/run", "/run/lock", "/tmp", "/run/x"]);
+            assert_eq!(warnings, []);
+            assert_eq!(cover(&given, true, &mut warnings).unwrap(), ["/run/x"]);
+            let texts: Vec<_> = warnings.iter().map(|warning| &*warning.text).collect();
+            assert_eq!(texts.len(), 3);
+            assert!(texts[2].starts_with("/tmp stays as it is: systemd needs it"));
+        }
     }
 }

@@ -26,14 +26,14 @@ use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::limits::Limits;
-use crate::config::Config;
+use crate::config::{Config, OnDropped};
 use crate::error::{Error, Result, Warning};
 use crate::idmap::IdMap;
 use crate::seccomp;
 use environment::Sysbox;
 use namespaces::TimeOffsets;
 
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, CapabilityRule};
 pub use devices::{DeviceKind, DeviceNode};
 pub use hooks::{Hook, Hooks};
 pub use mounts::{Base, Mount, MountKind};
@@ -81,8 +81,8 @@ pub struct Plan {
     pub hooks: Hooks,
     /// Absolute paths inside that get a directory beside the layer (design D7), less those a user's mount covers.
     pub data_roots: Vec<String>,
-    /// `SYSBOX_HONOR_CAPS=TRUE`: exec'd processes, too, have the capabilities of their spec.
-    pub honor_caps: bool,
+    /// What of a spec's capabilities counts, for exec'd processes, too.
+    pub capability_rule: CapabilityRule,
     /// `annotations`, for hooks' state.
     pub annotations: BTreeMap<String, String>,
     /// Downgrades known already.
@@ -172,28 +172,40 @@ impl Plan {
                 Some(program)
             }
         };
+        let capability_rule = match (sysbox.honor_caps, input.config.dropped_capabilities) {
+            (true, _) => CapabilityRule::Spec,
+            (false, OnDropped::Drop) => CapabilityRule::LessDropped,
+            (false, OnDropped::Keep) => CapabilityRule::All,
+        };
         let (process, process_warnings) = process::checked(
             given_process,
             ProcessContext {
                 terminal: input.terminal,
                 last_cap: input.last_cap,
-                honor_caps: sysbox.honor_caps,
+                capability_rule,
                 ids: (namespaces.user == NsSource::New).then_some(input.config.ids.per_pod),
                 idmap: idmap.as_ref(),
                 seccomp: seccomp.as_ref(),
             },
         )?;
         warnings.extend(process_warnings);
+        warnings.extend(capabilities::kept(
+            capability_rule,
+            given_process.capabilities().as_ref(),
+            &process,
+        ));
 
         Ok(Plan {
             rootfs: rootfs(spec, linux, input.bundle)?,
             devices: devices::plan_devices(linux.devices().as_deref().unwrap_or_default())?,
             masked_paths: masks::masked(
                 linux.masked_paths().as_deref().unwrap_or_default(),
+                process.may_be_systemd(),
                 &mut warnings,
             )?,
             readonly_paths: masks::readonly(
                 linux.readonly_paths().as_deref().unwrap_or_default(),
+                process.may_be_systemd(),
                 &mut warnings,
             )?,
             cgroup_path: cgroup_path::plan_cgroup_path(
@@ -215,7 +227,7 @@ impl Plan {
             process,
             boottime_offset: offsets.boottime,
             monotonic_offset: offsets.monotonic,
-            honor_caps: sysbox.honor_caps,
+            capability_rule,
             warnings,
         })
     }

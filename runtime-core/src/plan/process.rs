@@ -1,9 +1,11 @@
 //! `process`: the container's first process, or an exec'd one.
 
+use std::path::Path;
+
 use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
-use super::capabilities::Capabilities;
+use super::capabilities::{Capabilities, CapabilityRule};
 use super::environment;
 use super::text;
 use crate::error::{Error, Result, Warning};
@@ -44,6 +46,14 @@ pub struct Process {
     pub seccomp: Option<SeccompProgram>,
 }
 
+impl Process {
+    /// Whether its program may be systemd, by its name (`/sbin/init`, `systemd`): the plan does not see files.
+    pub(super) fn may_be_systemd(&self) -> bool {
+        let program = self.args.first().map(Path::new).and_then(Path::file_name);
+        program.is_some_and(|name| name == "init" || name == "systemd")
+    }
+}
+
 /// A compiled seccomp filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeccompProgram {
@@ -71,8 +81,8 @@ pub struct ProcessContext<'a> {
     pub terminal: Option<bool>,
     /// Last capability of the kernel (/proc/sys/kernel/cap_last_cap).
     pub last_cap: u8,
-    /// [`super::Plan::honor_caps`].
-    pub honor_caps: bool,
+    /// [`super::Plan::capability_rule`].
+    pub capability_rule: CapabilityRule,
     /// Number of ids mapped where the runtime chooses the mapping (`ids.per-pod`); `None` where a namespace is joined
     /// whose mappings are not known.
     pub ids: Option<u32>,
@@ -119,11 +129,12 @@ pub(super) fn checked(
         groups: groups(user, &context)?,
         umask: umask(user)?,
         rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
-        capabilities: if context.honor_caps {
-            Capabilities::honoured(process.capabilities().as_ref(), context.last_cap)?
-        } else {
-            Capabilities::system_container(user.uid(), context.last_cap)
-        },
+        capabilities: Capabilities::new(
+            context.capability_rule,
+            process.capabilities().as_ref(),
+            user.uid(),
+            context.last_cap,
+        )?,
         no_new_privs: process.no_new_privileges().unwrap_or(false),
         oom_score_adj: oom_score_adj(process, &mut warnings)?,
         terminal,

@@ -2,11 +2,12 @@
 
 use runtime_core::config::Config;
 use runtime_core::plan::{
-    DeviceKind, FsOption, MountKind, NsSource, Plan, ProcessContext, Propagation, plan_process,
+    CapabilityRule, DeviceKind, FsOption, MountKind, NsSource, Plan, ProcessContext, Propagation,
+    plan_process,
 };
 use serde_json::{Value, json};
 
-use crate::{plan, put, spec};
+use crate::{plan, plan_by, put, spec};
 
 /// The plan of the base with one change.
 fn with(at: &str, value: Value) -> Plan {
@@ -324,11 +325,37 @@ fn process_fields() {
 #[test]
 fn capabilities_of_the_spec_are_honoured_on_demand() {
     let plan = with("/process/env", json!(["SYSBOX_HONOR_CAPS=TRUE"]));
-    assert!(plan.honor_caps);
+    assert_eq!(plan.capability_rule, CapabilityRule::Spec);
     // The fourteen of ctr's default.
     assert_eq!(plan.process.capabilities.effective, 0xa804_25fb);
     assert_eq!(plan.process.capabilities.bounding, 0xa804_25fb);
     assert_eq!(plan.process.capabilities.inheritable, 0);
+}
+
+#[test]
+fn dropped_capabilities_stay_with_a_warning_or_go_as_configured() {
+    assert_eq!(warned(&with("/hostname", json!("h"))), [""; 0]);
+    let bounding = "/process/capabilities/bounding";
+    let mut spec = spec("ctr");
+    let left = spec.pointer_mut(bounding).unwrap().as_array_mut().unwrap();
+    left.retain(|name| name != "CAP_NET_RAW" && name != "CAP_MKNOD");
+    let kept = plan(&spec).unwrap();
+    assert_eq!(kept.process.capabilities.bounding, 0x1ff_ffff_ffff);
+    assert_eq!(warned(&kept), ["process.capabilities"]);
+    let text = &kept.warnings[0].text;
+    assert!(text.contains("CAP_NET_RAW, CAP_MKNOD;"), "{text}");
+    // Who is not root and cannot become it has none.
+    put(&mut spec, "/process/user/uid", json!(1000));
+    put(&mut spec, "/process/noNewPrivileges", json!(false));
+    assert_eq!(warned(&plan(&spec).unwrap()), ["process.capabilities"]);
+    put(&mut spec, "/process/noNewPrivileges", json!(true));
+    assert_eq!(warned(&plan(&spec).unwrap()), [""; 0]);
+    put(&mut spec, "/process/user/uid", json!(0));
+    let config = Config::from_toml_str("dropped-capabilities = 'drop'").unwrap();
+    let gone = plan_by(&spec, &config).unwrap();
+    assert_eq!(gone.capability_rule, CapabilityRule::LessDropped);
+    assert_eq!(gone.process.capabilities.bounding, 0x1ff_f7ff_dfff);
+    assert_eq!(warned(&gone), [""; 0]);
 }
 
 #[test]
@@ -352,22 +379,22 @@ fn exec_ignores_sysbox_variables_and_takes_the_rest_from_its_container() {
     ]);
     given["oomScoreAdj"] = json!(-1000);
     let process: oci_spec::runtime::Process = serde_json::from_value(given).unwrap();
-    let context = |honor_caps| ProcessContext {
+    let context = |capability_rule| ProcessContext {
         terminal: Some(true),
         last_cap: 40,
-        honor_caps,
+        capability_rule,
         ids: Some(65536),
         idmap: None,
         seccomp: container.process.seccomp.as_ref(),
     };
-    let (plain, warnings) = plan_process(&process, context(false)).unwrap();
+    let (plain, warnings) = plan_process(&process, context(CapabilityRule::All)).unwrap();
     assert_eq!(plain.env, ["A=1", "SYSBOX=y"]);
     // The request's word counts, not the spec's.
     assert_eq!(process.terminal(), None);
     assert!(plain.terminal);
     let without = ProcessContext {
         terminal: Some(false),
-        ..context(false)
+        ..context(CapabilityRule::All)
     };
     let mut asks = process.clone();
     asks.set_terminal(Some(true));
@@ -375,6 +402,6 @@ fn exec_ignores_sysbox_variables_and_takes_the_rest_from_its_container() {
     assert_eq!(plain.capabilities.effective, 0x1ff_ffff_ffff);
     assert_eq!(plain.seccomp, container.process.seccomp);
     assert_eq!(warnings[0].field, "process.oomScoreAdj");
-    let (honoured, _) = plan_process(&process, context(true)).unwrap();
+    let (honoured, _) = plan_process(&process, context(CapabilityRule::Spec)).unwrap();
     assert_eq!(honoured.capabilities.effective, 0xa804_25fb);
 }

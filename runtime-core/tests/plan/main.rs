@@ -24,13 +24,18 @@ fn spec(name: &str) -> Value {
 
 /// The plan of a spec in /bundle, under the default configuration, on a kernel of 41 capabilities.
 fn plan(spec: &Value) -> runtime_core::Result<Plan> {
+    plan_by(spec, &Config::default())
+}
+
+/// The plan of `spec` under a configuration.
+fn plan_by(spec: &Value, config: &Config) -> runtime_core::Result<Plan> {
     let spec: oci::Spec = serde_json::from_value(spec.clone()).unwrap();
     Plan::new(PlanInput {
         spec: &spec,
         bundle: Path::new("/bundle"),
         id: "c1",
         namespace: "default",
-        config: &Config::default(),
+        config,
         terminal: None,
         last_cap: 40,
         seccomp_cache: None,

@@ -322,14 +322,5 @@ fn read_manifest(dir: &OwnedFd) -> Result<Option<Vec<DataRoot>>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_flat() {
-        assert_eq!(name("/var/lib/docker"), "var-lib-docker");
-        assert_ne!(name("/var/lib/a-b"), name("/var/lib/a/b"));
-        // Names with a single dash in front are ours.
-        assert_eq!(name("/-captured.json"), "--captured.json");
-    }
-}
+#[path = "data_roots/tests.rs"]
+mod tests;

@@ -23,7 +23,8 @@ t "what the container writes is seen at once" bash -ec 'for i in 1 2 3; do docke
 t "what the host writes is seen at once" bash -ec 'for i in 1 2 3; do echo $i >now; docker cp now c1:/root/now; same "$(docker exec c1 cat /root/now)" $i; done'
 t "a removed file is gone" bash -ec 'docker exec c1 rm /root/now; no docker cp c1:/root/now -'
 t "diff" bash -ec 'docker diff c1 | grep -x "A /root/running"'
-t "export" bash -ec 'docker export c1 | tar tv --numeric-owner >list; grep -E "33/44 .* root/running$" list; no grep -E "^[^ ]+ [0-9]{7,}/" list'
+# After an export dockerd 26 never lets go of the layer, under whichever runtime.
+[[ $(docker version -f "{{.Server.Version}}") = 26.* ]] || t "export" bash -ec 'docker export c1 | tar tv --numeric-owner >list; grep -E "33/44 .* root/running$" list; no grep -E "^[^ ]+ [0-9]{7,}/" list'
 t "on disk are the ids of the inside" bash -ec 'dir=$(layer c1); [ "$dir" = "<no value>" ] || same $(stat -c %u:%g "$dir/root/running") 33:44'
 t "commit, and run it under runc" bash -ec 'docker commit c1 files >/dev/null; same "$(docker run --rm --runtime runc files stat -c %u:%g:%a /root/running)" 33:44:4751; docker run --rm --runtime runc files /root/busybox-running true'
 t "commit, and run it under ours" bash -ec 'same "$(ours --rm files stat -c %u:%g:%a /root/running)" 33:44:4751; docker rmi files'
@@ -48,6 +49,8 @@ t "files, links, renames" bash -ec 'cd "$view/tmp"; mkdir a; echo 1 >a/f; mv a b
 t "attributes and access lists" bash -ec 'cd "$view/tmp"; echo 1 >f; setfacl -m u:33:r f; docker exec c1 true; getfacl -n f | grep user:33:r; no setfattr -n trusted.x -v y f 2>/dev/null; rm f'
 t "a file that is open when it is removed" bash -ec 'cd "$view/tmp"; exec 5>f; rm f; echo gone >&5; stat -L -c %s /proc/self/fd/5; exec 5>&-'
 t "statfs" bash -ec 'df "$view" | grep sysbox-view'
+# As a dockerd that comes back to running containers does; it must not take longer than such a one takes to answer.
+t "an engine that asks for the type sees the overlay, the next one the view" bash -ec 'cp "$(command -v stat)" dockerd-stat; same "$(./dockerd-stat -f -c %T "$view")" overlayfs; sleep 0.2; docker cp f c1:/root/seen; same "$(stat -f -c %T "$view")" fuse; same "$(inside c1 /root/seen)" 33:44:4751'
 docker rm -f c1 >/dev/null
 rm /run/secret
 t "two containers of different ranges share a named volume" bash -ec 'ours --rm -v v1:/v $B sh -c "echo a >/v/f; chown 5:6 /v/f"; same "$(ours --rm -v v1:/v $B stat -c %u:%g /v/f)" 5:6; ours --rm -v v1:/v $B sh -c "echo b >>/v/f"; same "$(docker run --rm --runtime runc -v v1:/v $B stat -c %u:%g /v/f)" 5:6; docker volume rm v1'

@@ -3,8 +3,10 @@
 //! A dockerd that comes back to running containers (live restore) asks statfs(2) for the type of what is at the path, and
 //! mounts its overlay above what is none (moby, daemon/graphdriver/overlay2). FUSE cannot lie about its type, but it is
 //! asked, and statfs(2) resolves the path again if the answer is ESTALE: so before answering the container's own overlay
-//! is mounted above the view, for a moment. Where dockerd mounts an overlay on the layer nevertheless, a second mount of
-//! the view takes its place, so that its unmounting does not take the first away.
+//! is mounted above the view, until dockerd has seen it: an expiring mount tells whether somebody looked (umount(2),
+//! MNT_EXPIRE). Until then nothing can be copied in, for host root has no id in the overlay. Where dockerd mounts an
+//! overlay on the layer nevertheless, a second mount of the view takes its place, so that its unmounting does not take the
+//! first away.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,9 @@ use crate::mounted::{attach, stat};
 use crate::mountinfo::{self, Mount};
 use crate::stage::fs;
 
-/// How long the overlay stays above the view: until dockerd has resolved the path again.
+/// When it is asked whether dockerd has resolved the path again.
+const GLANCE: Duration = Duration::from_millis(10);
+/// How long the overlay stays above the view if it had not by then.
 const POSE: Duration = Duration::from_millis(500);
 
 /// A path with a view.
@@ -49,8 +53,17 @@ struct State {
     mounts: Option<Mounts>,
     /// What was uppermost at the last look.
     top: u64,
-    /// The overlay above the view, and when it goes.
-    pose: Option<(u64, Instant)>,
+    pose: Option<Pose>,
+}
+
+/// The overlay above the view, twice: asking whether the upper one was looked at unmounts it if not.
+#[derive(Debug)]
+struct Pose {
+    mounts: [u64; 2],
+    /// When to ask; `None` once that was done.
+    glance: Option<Instant>,
+    /// When they go.
+    until: Instant,
 }
 
 impl Place {
@@ -88,30 +101,39 @@ impl Place {
         let Some(mounts) = state.mounts.as_ref().filter(|_| state.pose.is_none()) else {
             return Ok(());
         };
-        let copy = fs::clone_fd(&mounts.overlay, false, "root file system")?;
-        attach(&copy, &self.path)?;
-        state.pose = Some((stat(&self.path)?.stx_mnt_id, Instant::now() + POSE));
+        let attached = || {
+            let copy = fs::clone_fd(&mounts.overlay, false, "root file system")?;
+            attach(&copy, &self.path)?;
+            self.top()
+        };
+        let both = [attached()?, attached()?];
+        // The first time it only marks the mount; whoever resolves the path takes the mark away.
+        let marked = unmount(&self.path, UnmountFlags::EXPIRE);
+        let now = Instant::now();
+        state.pose = Some(Pose {
+            mounts: both,
+            glance: (marked == Err(Errno::AGAIN)).then(|| now + GLANCE),
+            until: now + POSE,
+        });
         Ok(())
     }
 
     /// Puts right what is uppermost. Returns when to look again, unless the mounts change before.
     fn look(&self) -> Result<Option<Duration>> {
         let mut state = self.lock();
+        if let Some(pose) = &mut state.pose {
+            let again = self.end(pose)?;
+            if again.is_none() {
+                state.pose = None;
+            }
+            return Ok(again);
+        }
         let Some(mounts) = &state.mounts else {
             return Ok(None);
         };
-        let Ok(top) = stat(&self.path).map(|stat| stat.stx_mnt_id) else {
+        let Ok(top) = self.top() else {
             return Ok(None);
         };
-        if let Some((pose, until)) = state.pose {
-            let left = until.saturating_duration_since(Instant::now());
-            if top != pose || !left.is_zero() {
-                return Ok(Some(left.max(Duration::from_millis(10))));
-            }
-            unmount(&self.path, UnmountFlags::DETACH).os("umount", self.path.display())?;
-            state.pose = None;
-            return Ok(None);
-        }
         if top == state.top {
             return Ok(None);
         }
@@ -122,8 +144,40 @@ impl Place {
             unmount(&self.path, UnmountFlags::DETACH).os("umount", self.path.display())?;
             attach(&copy, &self.path)?;
         }
-        state.top = stat(&self.path)?.stx_mnt_id;
+        state.top = self.top()?;
         Ok(None)
+    }
+
+    /// Ends a pose that has been seen or has lasted long enough; else returns when to look again.
+    fn end(&self, pose: &mut Pose) -> Result<Option<Duration>> {
+        let now = Instant::now();
+        if let Some(at) = pose.glance {
+            let left = at.saturating_duration_since(now);
+            // Before that, not even we may resolve the path.
+            if !left.is_zero() {
+                return Ok(Some(left));
+            }
+            pose.glance = None;
+            if unmount(&self.path, UnmountFlags::EXPIRE).is_err() {
+                pose.until = now;
+            }
+        }
+        let Ok(mut top) = self.top() else {
+            return Ok(None);
+        };
+        let left = pose.until.saturating_duration_since(now);
+        if !pose.mounts.contains(&top) || !left.is_zero() {
+            return Ok(Some(left.max(GLANCE)));
+        }
+        while pose.mounts.contains(&top) {
+            unmount(&self.path, UnmountFlags::DETACH).os("umount", self.path.display())?;
+            top = self.top()?;
+        }
+        Ok(None)
+    }
+
+    fn top(&self) -> Result<u64> {
+        Ok(stat(&self.path)?.stx_mnt_id)
     }
 
     fn is_on_layer(&self, mount: &Mount) -> bool {

@@ -148,14 +148,14 @@ pub fn node_root(release: Release) -> Result<PathBuf> {
             "fuse3",
             "acl",
             "libcap2-bin",
+            "docker.io",
+            "docker-cli",
         ],
         hooks: &[],
     };
     if release == Release::Sid {
-        // The engines above containerd are tried on one release.
+        // What goes beyond dockerd is tried on one release.
         recipe.packages.extend([
-            "docker.io",
-            "docker-cli",
             "docker-buildx",
             "docker-compose",
             "containernetworking-plugins",

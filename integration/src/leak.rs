@@ -64,6 +64,8 @@ impl Snapshot {
         }
         // dockerd's own socket has another name after each start, and stays when dockerd is killed.
         facts.retain(|fact| !fact.starts_with("file /run/docker/libnetwork/"));
+        // What network namespaces were mounted on stays for up to a minute in dockerd 26; the mounts are facts, too.
+        facts.retain(|fact| !fact.starts_with("file /run/docker/netns/"));
         facts.retain(|fact| {
             !KEPT
                 .iter()

@@ -13,26 +13,50 @@ use integration::{kernel_log, script};
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) name: &'static str,
+    release: Release,
     store: Store,
     engine: Option<Engine>,
+    /// Cases that it is tried with; none: all.
+    only: Option<&'static [&'static str]>,
+}
+
+impl Daemon {
+    /// Whether it is tried with this case.
+    pub(crate) fn has(&self, case: &str) -> bool {
+        self.only.is_none_or(|only| only.contains(&case))
+    }
 }
 
 /// Those that are tested.
-pub(crate) const DAEMONS: [Daemon; 3] = [
+pub(crate) const DAEMONS: [Daemon; 4] = [
     Daemon {
-        name: "28",
+        // The last of Debian's whose network comes by a prestart hook.
+        name: "26",
+        release: Release::Trixie,
         store: Store::Overlay2,
         engine: None,
+        only: Some(&["files", "network"]),
+    },
+    Daemon {
+        name: "28",
+        release: Release::Sid,
+        store: Store::Overlay2,
+        engine: None,
+        only: None,
     },
     Daemon {
         name: "28-store",
+        release: Release::Sid,
         store: Store::Containerd,
         engine: None,
+        only: None,
     },
     Daemon {
         name: "29",
+        release: Release::Sid,
         store: Store::Overlay2,
         engine: Some(Engine::Dockerd29),
+        only: None,
     },
 ];
 
@@ -51,7 +75,7 @@ impl Bed {
     /// Starts it, with busybox and `images` known to dockerd.
     pub(crate) fn new(daemon: &Daemon, images: &[Image]) -> Result<Bed> {
         let engines: Vec<_> = daemon.engine.into_iter().collect();
-        let node = Node::builder(Release::Sid).engines(&engines).start()?;
+        let node = Node::builder(daemon.release).engines(&engines).start()?;
         node.import(Image::Busybox)?;
         dockerd::start(&node, daemon.store)?;
         for image in [&[Image::Busybox], images].concat() {

@@ -5,6 +5,7 @@
 //! with the ids of root inside, and shows the ids that are on disk. Only the host's root may use it: the kernel lets
 //! nobody else in (fuse(8), without `allow_other`).
 
+mod attributes;
 mod ids;
 mod nodes;
 mod place;

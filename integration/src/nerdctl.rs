@@ -35,13 +35,14 @@ pub fn node(images: &[Image]) -> Result<Node> {
 }
 
 /// Takes away what it forgets under runc as well: the fifos of `run -i` and of what did not start, and when it is killed
-/// its own notes.
+/// its own notes and mount points.
 ///
 /// # Errors
 /// If the node does not answer.
 pub fn tidy(node: &Node) -> Result<()> {
     node.shell(
         "rm -rf /run/containerd/fifo/* /srv/nerdctl/*/containers/default/* /srv/nerdctl/*/etchosts/default/* /srv/nerdctl/*/names/default/*
+         for dir in /tmp/initialC* /tmp/containerd-mount*; do umount \"$dir\" || true; rmdir \"$dir\" || true; done 2>/dev/null
          for lease in $(ctr leases ls -q); do ctr leases delete --sync $lease; done",
     )?
     .ok()

@@ -28,7 +28,15 @@ impl Door for Nerdctl {
     }
 
     fn line(&self, id: &str, verb: Verb<'_>) -> Option<String> {
-        Some(CLIENT.line(id, verb))
+        let line = CLIENT.line(id, verb);
+        Some(match verb {
+            // It deletes a task that was created and not started without a kill, which containerd refuses under any runtime.
+            Verb::Remove => format!(
+                "{line} || {{ ctr task kill -s KILL $({} ps -aq --no-trunc --filter name={id}); sleep 0.5; {line}; }}",
+                nerdctl::PROGRAM
+            ),
+            _ => line,
+        })
     }
 
     fn exceptions(&self) -> &'static [(&'static str, Cell)] {

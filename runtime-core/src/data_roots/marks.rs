@@ -91,6 +91,8 @@ fn is_name(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Component;
+
     use super::*;
 
     fn directory(path: &str, opaque: Option<u8>, whiteouts: &[&str]) -> Directory {
@@ -154,5 +156,61 @@ mod tests {
         }
         assert!(read(b"").is_none());
         assert!(read(b"sysbox-overlay-marks 2\0da\0").is_none());
+    }
+
+    /// What a reader of the marks relies on, for many files that are nearly right.
+    #[test]
+    fn what_is_accepted_leads_nowhere_else() {
+        let valid = written(&[
+            directory(".", None, &["a"]),
+            directory("a/b/c", Some(b'y'), &["..a", "b.", "..."]),
+            directory("...", Some(b'x'), &[]),
+        ]);
+        let records = HEADER.len() + 1;
+        // xorshift64, always the same.
+        let mut random = 88_172_645_463_325_252_u64;
+        let mut below = |end: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            usize::try_from(random % u64::try_from(end).unwrap()).unwrap()
+        };
+        let bytes = b"\0dowyx./a\xff";
+        let mut accepted = 0;
+        for _ in 0..100_000 {
+            let mut text = valid.clone();
+            for _ in 0..=below(3) {
+                let at = records + below(text.len() - records);
+                match below(3) {
+                    0 => text[at] = bytes[below(bytes.len())],
+                    1 => text.insert(at, bytes[below(bytes.len())]),
+                    _ => drop(text.remove(at)),
+                }
+            }
+            let Some(marks) = read(&text) else {
+                continue;
+            };
+            accepted += 1;
+            let marks: Vec<_> = marks.collect();
+            assert!(matches!(marks[0], Mark::Directory(_)));
+            for mark in marks {
+                let safe = match mark {
+                    Mark::Directory(path) => {
+                        path == Path::new(".") || path.components().all(is_normal)
+                    }
+                    Mark::Opaque(value) => matches!(value, b'x' | b'y'),
+                    Mark::Whiteout(name) => {
+                        let mut names = Path::new(name).components();
+                        names.next().is_some_and(is_normal) && names.next().is_none()
+                    }
+                };
+                assert!(safe, "{mark:?} in {}", text.escape_ascii());
+            }
+        }
+        assert!(accepted > 1000, "{accepted} accepted");
+    }
+
+    fn is_normal(component: Component<'_>) -> bool {
+        matches!(component, Component::Normal(_))
     }
 }

@@ -3,7 +3,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export SYSBOX_SHIM := $(TARGET)/$(shell uname -m)-unknown-linux-gnu/release/containerd-shim-sysbox-v2
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 build: deps ## the static release binary; its path is the last line
 	cargo build --locked --release --bin containerd-shim-sysbox-v2
@@ -53,4 +53,7 @@ deps:
 critest: ## the whole of critest with our handler and with runc's, a quarter of an hour
 	SYSBOX_CRITEST=all cargo test --locked -p integration --test cri -- critest
 
-.PHONY: critest help build demo test check bench fuzz install fmt clippy unit deny integration setup deps
+test-k8s: setup build ## pods under a real API server and kubelet (root; their build takes a quarter of an hour, once)
+	SYSBOX_K8S=1 cargo test --locked -p integration --test k8s
+
+.PHONY: critest test-k8s help build demo test check bench fuzz install fmt clippy unit deny integration setup deps

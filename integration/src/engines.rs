@@ -23,17 +23,26 @@ pub enum Engine {
     Nerdctl,
     /// dockerd 29 and its proxy.
     Dockerd29,
+    /// kubelet and kube-apiserver.
+    Kubernetes,
 }
 
 impl Engine {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Containerd23,
         Self::Containerd24,
         Self::CriTools,
         Self::Nerdctl,
         Self::Dockerd29,
+        Self::Kubernetes,
     ];
+
+    /// Whether only a tier of its own needs it, because its build takes a quarter of an hour.
+    #[must_use]
+    pub const fn is_slow(self) -> bool {
+        matches!(self, Self::Kubernetes)
+    }
 
     /// Its directory below `integration/engines`.
     #[must_use]
@@ -44,6 +53,7 @@ impl Engine {
             Self::CriTools => "cri-tools",
             Self::Nerdctl => "nerdctl",
             Self::Dockerd29 => "dockerd-29",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
@@ -57,6 +67,7 @@ impl Engine {
             Self::CriTools => &["crictl", "critest"],
             Self::Nerdctl => &["nerdctl"],
             Self::Dockerd29 => &["dockerd", "docker-proxy"],
+            Self::Kubernetes => &["kubelet", "kube-apiserver"],
         }
     }
 
@@ -76,7 +87,7 @@ impl Engine {
     const fn tags(self) -> &'static str {
         match self {
             Self::Containerd23 | Self::Containerd24 => "no_btrfs,no_devmapper,no_zfs",
-            Self::CriTools | Self::Nerdctl => "",
+            Self::CriTools | Self::Nerdctl | Self::Kubernetes => "",
             Self::Dockerd29 => "exclude_graphdriver_btrfs,no_systemd",
         }
     }
@@ -117,7 +128,7 @@ impl Engine {
         };
         let mut install = go(&["install"]);
         install.arg("tool");
-        process::run(&mut install, b"", Duration::from_secs(1800))?
+        process::run(&mut install, b"", Duration::from_secs(3600))?
             .ok()
             .with_context(|| format!("build {} from its Go module", self.name()))?;
         if self == Self::CriTools {

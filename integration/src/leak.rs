@@ -106,11 +106,19 @@ impl Snapshot {
     }
 }
 
-/// Waits until a node is as it was.
+/// Waits up to five seconds until a node is as it was.
 ///
 /// # Errors
-/// If it still differs after five seconds: with every difference.
+/// If it still differs after that time: with every difference.
 pub fn settled(node: &Node, before: &Snapshot) -> Result<()> {
+    settled_within(node, before, PATIENCE)
+}
+
+/// The same with another patience: a kubelet's collector has its own time.
+///
+/// # Errors
+/// As [`settled`].
+pub fn settled_within(node: &Node, before: &Snapshot, patience: Duration) -> Result<()> {
     let begin = Instant::now();
     let mut collected = false;
     loop {
@@ -118,12 +126,12 @@ pub fn settled(node: &Node, before: &Snapshot) -> Result<()> {
         if difference.is_empty() {
             return Ok(());
         }
-        if begin.elapsed() > PATIENCE / 2 && !collected {
+        if begin.elapsed() > patience / 2 && !collected {
             // containerd removes a snapshot when its collector runs next; this runs it now.
             node.ctr(&["content", "prune", "references"])?.ok()?;
             collected = true;
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > patience {
             bail!(
                 "the node is not as it was before the test:\n  {}",
                 difference.join("\n  ")
@@ -184,7 +192,9 @@ fn describe(pid: &str) -> Option<String> {
     let name = fs::read_to_string(proc.join("comm")).ok()?;
     match name.trim() {
         // It opens and closes files as it likes; its number changes with a restart.
-        "containerd" | "dockerd" | "node-init" => Some(name.trim().to_owned()),
+        "containerd" | "dockerd" | "node-init" | "etcd" | "kube-apiserver" | "kubelet" => {
+            Some(name.trim().to_owned())
+        }
         name => Some(format!(
             "{pid} {name} {line}, open: {}",
             descriptors(pid.parse().ok()?).join(" ")

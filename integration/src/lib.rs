@@ -9,6 +9,7 @@
 //! | [`gitlab`] | gitlab-ci-local from npm |
 //! | [`dockerd`] | dockerd in a node |
 //! | [`nerdctl`] | nerdctl in a node |
+//! | [`kubernetes`] | Debian's part of a cluster: etcd and kubectl |
 //! | [`image`] | OCI images made of those, without a registry |
 //! | [`node`] | a real containerd in private namespaces |
 //! | [`kernel_log`] | what the kernel complained about |
@@ -31,6 +32,7 @@ pub mod gitlab;
 pub mod host;
 pub mod image;
 pub mod kernel_log;
+pub mod kubernetes;
 pub mod leak;
 pub mod nerdctl;
 pub mod node;

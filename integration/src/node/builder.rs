@@ -25,6 +25,7 @@ pub struct Builder {
     cri: bool,
     images: Vec<Image>,
     engines: Vec<Engine>,
+    programs: Vec<PathBuf>,
 }
 
 impl Builder {
@@ -35,6 +36,7 @@ impl Builder {
             cri: false,
             images: Vec::new(),
             engines: Vec::new(),
+            programs: Vec::new(),
         }
     }
 
@@ -67,6 +69,13 @@ impl Builder {
         self
     }
 
+    /// Puts these files before Debian's programs of the same name, too.
+    #[must_use]
+    pub fn programs(mut self, files: &[PathBuf]) -> Self {
+        self.programs = files.to_vec();
+        self
+    }
+
     /// Builds and caches what such a node is made of: the next [`Self::start`] takes half a second.
     ///
     /// # Errors
@@ -91,7 +100,7 @@ impl Builder {
         }
         let root = debian::node_root(self.release)?;
         // Before there is a directory that another node's start would sweep away as a dead node's.
-        let mut programs = Vec::new();
+        let mut programs = self.programs;
         for engine in &self.engines {
             let dir = engine.programs()?;
             programs.extend(engine.names().iter().map(|name| dir.join(name)));

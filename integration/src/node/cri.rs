@@ -41,11 +41,11 @@ pub(super) const NETWORK: &str = r#"{
 /// Where [`RUNC_SCRIPT`] is.
 pub(super) const RUNC: &str = "/usr/local/bin/runc-without-weight";
 
-/// runc, which refuses a pod's CPU weight where the cpu controller is not on cgroup v2.
+/// runc, which refuses a pod's CPU weight and what the kubelet adds where the controllers are not on cgroup v2.
 pub(super) const RUNC_SCRIPT: &str = r#"#!/bin/sh
 if ! grep -qw cpu /sys/fs/cgroup/cgroup.controllers; then
     for word; do
-        [ "$before" = --bundle ] && sed -i 's/"shares":[0-9]*,\?//' "$word/config.json"
+        [ "$before" = --bundle ] && sed -i -E 's/"(shares|quota|period)":-?[0-9]*,?//g; s/,?"unified":\{[^}]*\}//' "$word/config.json"
         before=$word
     done
 fi

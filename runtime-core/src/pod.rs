@@ -119,15 +119,16 @@ impl Pod {
     ) -> Result<Identity> {
         if let NsSource::Join(path) = &plan.namespaces.user {
             let ns = open_ns("linux.namespaces user path", path)?;
-            let idmap = match (&plan.idmap, shared.known(&ns)?) {
-                (Some(given), _) => given.clone(),
-                (None, Some(known)) => known,
-                (None, None) => mappings_by_path(path)?,
+            let (idmap, guest) = match (&plan.idmap, shared.known(&ns)?) {
+                (Some(given), None) => (given.clone(), self.claim(given, plan, ids)?),
+                (Some(given), Some(_)) => (given.clone(), None),
+                (None, Some(known)) => (known, None),
+                (None, None) => (mappings_by_path(path)?, None),
             };
             return Ok(Identity {
                 idmap,
                 join: Some(ns),
-                guest: None,
+                guest,
                 host_network: None,
             });
         }
@@ -141,8 +142,7 @@ impl Pod {
                 });
             }
             let idmap = mappings_by_path(&path)?;
-            let first = idmap.host_uid(0).unwrap_or(0);
-            let guest = Guest::enter(Path::new(&self.config.state_dir), first, &plan.cgroup_path)?;
+            let guest = Guest::enter(Path::new(&self.config.state_dir), &idmap, &plan.cgroup_path)?;
             // Whoever it is the guest of lives, or the range may be somebody else's by now.
             let now = open_ns("linux.namespaces path", &path)?;
             if !same(&ns::owner(now).os("NS_GET_USERNS of", &path)?, &ns)? {
@@ -159,7 +159,7 @@ impl Pod {
             return Ok(Identity {
                 idmap: idmap.clone(),
                 join: None,
-                guest: None,
+                guest: self.claim(idmap, plan, ids)?,
                 host_network: None,
             });
         }
@@ -187,6 +187,12 @@ impl Pod {
             guest: None,
             host_network: None,
         })
+    }
+
+    /// Keeps ids that the engine has chosen out of other pods' ranges, while the container lives.
+    fn claim(&self, idmap: &IdMap, plan: &Plan, ids: &Ids) -> Result<Option<Guest>> {
+        let state_dir = Path::new(&self.config.state_dir);
+        Guest::claim(state_dir, ids, idmap, &plan.cgroup_path)
     }
 
     /// Remembers the user namespace that a first container has made of the pod's range.

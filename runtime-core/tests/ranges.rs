@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Process, Sandbox, eventually};
 use runtime_core::cgroup::LEAF;
 use runtime_core::config::Ids;
+use runtime_core::idmap::IdMap;
 use runtime_core::ranges::{Guest, Owner, Pool, reclaim, reclaim_of};
 use runtime_core::reap;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -180,11 +181,18 @@ fn a_guest_keeps_the_range_of_an_owner_that_has_gone() {
     let dir = private_dir();
     let pool = Pool::new(&ids(1), dir.path()).unwrap();
     assert!(
-        Guest::enter(dir.path(), 1 << 30, "/a").unwrap().is_none(),
+        Guest::enter(dir.path(), &IdMap::single(1 << 30, POD), "/a")
+            .unwrap()
+            .is_none(),
         "no such range"
     );
     let range = pool.allocate().unwrap();
-    let guest = Guest::enter(dir.path(), range.first, "/guest").unwrap();
+    let guest = Guest::enter(
+        dir.path(),
+        &IdMap::single(range.first, range.count),
+        "/guest",
+    )
+    .unwrap();
     assert!(guest.is_some());
     drop(range);
     assert!(pool.allocate().is_err(), "handed out under a guest");
@@ -203,7 +211,12 @@ fn a_guest_whose_shim_was_killed_keeps_the_range_while_it_lives() {
     let cgroup = sandbox.create("guest");
     let process = Process::start(&cgroup.dir().join(LEAF), None, "exec sleep 600");
     let range = pool.allocate().unwrap();
-    let guest = Guest::enter(dir.path(), range.first, cgroup.relative()).unwrap();
+    let guest = Guest::enter(
+        dir.path(),
+        &IdMap::single(range.first, range.count),
+        cgroup.relative(),
+    )
+    .unwrap();
     // What a killed shim leaves: the file, unlocked.
     let file = std::fs::read_dir(dir.path().join("ranges"))
         .unwrap()

@@ -10,6 +10,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("containers_share_namespaces", ANY, share),
     Case::new("a_shared_process_namespace", ANY, shared_pids),
     Case::new("pods_have_ids_of_their_own", OURS, ids),
+    Case::new("chosen_ids_are_nobody_elses", NEWEST, chosen),
     Case::new("docker_inside", OURS, docker),
     Case::new("dropped_capabilities", NEWEST, dropped),
     Case::new("host_namespaces_are_refused", OURS, refusals),
@@ -93,6 +94,42 @@ fn dropped(bed: &Bed<'_>) -> Result<()> {
     pod.remove()?;
     bed.node
         .shell(&format!("rm {CONFIG}; rmdir $(dirname {CONFIG})"))?
+        .ok()?;
+    Ok(())
+}
+
+/// A kubelet without a range of its own gives pods any ids, those of our pool too.
+fn chosen(bed: &Bed<'_>) -> Result<()> {
+    // Room for one pod.
+    bed.node
+        .shell(&format!(
+            "mkdir -p $(dirname {CONFIG}); printf '[ids]\\nfirst = 1073741824\\ncount = 262144\\n' >{CONFIG}"
+        ))?
+        .ok()?;
+    let line = json!([{"host_id": 1_073_741_824 + 65536, "container_id": 0, "length": 65536}]);
+    let pod = |users: Value| {
+        bed.pod(json!({"linux": {"security_context": {"namespace_options": {"userns_options": users}}}}))
+    };
+    let chosen = || pod(json!({"mode": 0, "uids": line, "gids": line}));
+    let plain = || pod(Value::Null);
+    for (first, second, remedy) in [
+        (
+            &chosen as &dyn Fn() -> _,
+            &plain as &dyn Fn() -> _,
+            "every range",
+        ),
+        (&plain, &chosen, "/etc/subuid"),
+    ] {
+        let one = first()?;
+        let Err(error) = second() else {
+            anyhow::bail!("two pods have the same ids");
+        };
+        ensure!(format!("{error:#}").contains(remedy), "{error:#}");
+        one.remove()?;
+        second()?.remove()?;
+    }
+    bed.node
+        .shell(&format!("rm -r {CONFIG} /srv/*; rmdir $(dirname {CONFIG})"))?
         .ok()?;
     Ok(())
 }

@@ -57,6 +57,13 @@ impl Config {
                 "must be at least 65536: the ids below are the host's own users",
             ));
         }
+        if !ids.first.is_multiple_of(IDS_OF_A_HOST) {
+            return Err(Error::invalid(
+                "ids.first",
+                ids.first,
+                "must be a multiple of 65536",
+            ));
+        }
         if u64::from(ids.first) + u64::from(ids.count) > IDS_OF_THE_KERNEL {
             return Err(Error::invalid(
                 "ids.count",
@@ -182,6 +189,10 @@ mod tests {
             (
                 |c| c.ids.first = 65535,
                 "ids.first: 65535: must be at least 65536: ",
+            ),
+            (
+                |c| c.ids.first = 100_000,
+                "ids.first: 100000: must be a multiple of 65536",
             ),
             (
                 |c| c.ids.count = 3_221_225_472,

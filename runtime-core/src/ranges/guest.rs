@@ -1,7 +1,10 @@
-//! Containers that join the user namespace of another pod (`docker run --network container:X`): they use its range, and
-//! may outlive it. A file `<first id>.<digest of the cgroup>` beside the range's lock file says so, and keeps the range from
-//! being handed out while somebody holds its lock or a process in that cgroup lives.
+//! Containers whose ids are not from a range of their own pod: those that join the user namespace of another pod (`docker run
+//! --network container:X`) and may outlive it, and those whose ids the engine has chosen (`hostUsers: false`). A file
+//! `<id>.<digest of the cgroup>` beside each lock file of the ids says so, and keeps them from being handed out while
+//! somebody holds its lock or a process in that cgroup lives.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -9,55 +12,132 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, unlinkat}
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::lock::{Directory, is_empty};
-use super::reclaim;
+use super::lock::{Directory, is_empty, owner_is_gone};
+use super::{RECLAIM_PAUSE, RECLAIM_TRIES, UNIT, reclaim, units};
 use crate::cgroup::Hierarchy;
-use crate::error::{OsContext, Result};
+use crate::config::Ids;
+use crate::error::{Error, OsContext, Result};
+use crate::idmap::IdMap;
 
-/// A container's stay in another pod's range, until dropped.
+/// A container's use of ids that are not its own pod's range, until dropped.
 #[derive(Debug)]
 pub struct Guest {
     state_dir: PathBuf,
-    first: u32,
     cgroup: String,
-    /// Holds the lock.
-    _file: OwnedFd,
+    /// First ids of the lock files, and what holds the locks.
+    units: Vec<(u32, OwnedFd)>,
 }
 
 impl Guest {
-    /// Notes that the container in `cgroup` uses the range from `first` on, before a process of it runs; `None` where
-    /// that is no range of ours. The range is safe if its owner lives when this has returned.
-    pub fn enter(state_dir: &Path, first: u32, cgroup: &str) -> Result<Option<Guest>> {
+    /// Notes that the container in `cgroup` uses the ids of `idmap`, before a process of it runs; `None` where they are no
+    /// range of ours. The range is safe if its owner lives when this has returned.
+    pub fn enter(state_dir: &Path, idmap: &IdMap, cgroup: &str) -> Result<Option<Guest>> {
         let dir = Directory::make(state_dir)?;
-        if !dir.path.join(first.to_string()).exists() {
+        let wanted = units_of(idmap, 0..=u32::MAX);
+        let ours = |unit: &u32| dir.path.join(unit.to_string()).exists();
+        if !wanted.first().is_some_and(ours) {
             return Ok(None);
         }
-        let name = format!("{first}.{}", digest(cgroup));
+        Guest::note(state_dir, &dir, wanted, cgroup).map(Some)
+    }
+
+    /// The same of ids that the engine has chosen, as far as they are in the pool `ids`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names ids that a pod of ours has been given.
+    pub fn claim(
+        state_dir: &Path,
+        ids: &Ids,
+        idmap: &IdMap,
+        cgroup: &str,
+    ) -> Result<Option<Guest>> {
+        let pool = ids.first..=ids.first.saturating_add(ids.count - 1);
+        let wanted = units_of(idmap, pool);
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let dir = Directory::make(state_dir)?;
+        // Whoever is handed one of them later sees the note; whoever has one by now holds its lock.
+        let guest = Guest::note(state_dir, &dir, wanted.clone(), cgroup)?;
+        match wanted.iter().find(|unit| dir.has_owner(**unit)) {
+            None => Ok(Some(guest)),
+            Some(unit) => Err(Error::invalid(
+                "linux.uidMappings",
+                format!("ids {unit} to {}", u64::from(*unit) + u64::from(UNIT) - 1),
+                "a pod of this runtime has them: give the kubelet a range of its own, by lines `kubelet:65536:7208960` in \
+                 /etc/subuid and /etc/subgid for a user `kubelet`, with the program getsubids installed",
+            )),
+        }
+    }
+
+    fn note(state_dir: &Path, dir: &Directory, units: Vec<u32>, cgroup: &str) -> Result<Guest> {
+        let mut guest = Guest {
+            state_dir: state_dir.into(),
+            cgroup: cgroup.into(),
+            units: Vec::new(),
+        };
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file =
-            openat(&dir.fd, &*name, flags, Mode::from_raw_mode(0o600)).os("create", &name)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).os("flock", &name)?;
-        rustix::io::write(&file, cgroup.as_bytes()).os("write", &name)?;
-        Ok(Some(Guest {
-            state_dir: state_dir.into(),
-            first,
-            cgroup: cgroup.into(),
-            _file: file,
-        }))
+        for unit in units {
+            let name = format!("{unit}.{}", digest(cgroup));
+            let file =
+                openat(&dir.fd, &*name, flags, Mode::from_raw_mode(0o600)).os("create", &name)?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive).os("flock", &name)?;
+            rustix::io::write(&file, cgroup.as_bytes()).os("write", &name)?;
+            guest.units.push((unit, file));
+        }
+        Ok(guest)
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if let Err(error) = leave(&self.state_dir, self.first, &self.cgroup) {
-            tracing::warn!(
-                first = self.first,
-                error = error.chain(),
-                "left a range's guest behind"
-            );
+        for (unit, _) in &self.units {
+            if let Err(error) = leave(&self.state_dir, *unit, &self.cgroup) {
+                tracing::warn!(
+                    first = unit,
+                    error = error.chain(),
+                    "left a range's guest behind"
+                );
+            }
         }
     }
+}
+
+impl Directory {
+    /// Whether a pod has been handed the ids of the lock file `first`: somebody holds its lock for longer than who only looks,
+    /// or a process of the owner that it names lives. What cannot be told counts as one.
+    fn has_owner(&self, first: u32) -> bool {
+        let path = self.path.join(first.to_string());
+        for attempt in 0..RECLAIM_TRIES {
+            if attempt > 0 {
+                std::thread::sleep(RECLAIM_PAUSE);
+            }
+            let file = match std::fs::File::open(&path) {
+                Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
+                Ok(file) => file,
+            };
+            if flock(&file, FlockOperation::NonBlockingLockShared) != Err(Errno::WOULDBLOCK) {
+                return !owner_is_gone(&file);
+            }
+        }
+        true
+    }
+}
+
+/// First ids of the lock files for the host's ids of a mapping, as far as they are in `pool`.
+fn units_of(idmap: &IdMap, pool: RangeInclusive<u32>) -> Vec<u32> {
+    let lines = idmap.uids.iter().chain(&idmap.gids);
+    let units: BTreeSet<_> = lines
+        .flat_map(|line| {
+            let last = line.host.saturating_add(line.size.saturating_sub(1));
+            let (first, last) = (line.host.max(*pool.start()), last.min(*pool.end()));
+            // Empty where the line is not in the pool.
+            units(first, last.saturating_sub(first).saturating_add(1))
+                .filter(move |_| first <= last)
+        })
+        .collect();
+    units.into_iter().collect()
 }
 
 /// Ends the stay, and the range if its owner has gone.

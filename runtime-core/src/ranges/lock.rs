@@ -39,7 +39,16 @@ impl Directory {
         Ok(Directory { path, fd })
     }
 
-    /// Locks the file of the range from `first` on; `None` while somebody has it or a process of its last owner lives.
+    /// All of these, or none.
+    pub(super) fn lock_all(
+        &self,
+        units: impl Iterator<Item = u32>,
+    ) -> Result<Option<Vec<LockFile>>> {
+        // The first that is missing ends it, and drops what was taken.
+        units.map(|first| self.lock(first)).collect()
+    }
+
+    /// Locks the file `first`; `None` while somebody has it or a process of its last owner lives.
     pub(super) fn lock(&self, first: u32) -> Result<Option<LockFile>> {
         let name = first.to_string();
         let path = self.path.join(&name);
@@ -71,36 +80,7 @@ impl LockFile {
     /// Whether no process of the recorded owner or of a guest lives. What cannot be told counts as living.
     fn is_abandoned(&self) -> bool {
         let dir = self.path.parent().unwrap_or(Path::new("/"));
-        if !guest::is_in(dir, &self.name).is_ok_and(|guest| !guest) {
-            return false;
-        }
-        match self.read() {
-            Ok(None) => true,
-            Ok(Some(owner)) if owner.cgroups.is_empty() => true,
-            Ok(Some(owner)) => Hierarchy::find().is_ok_and(|hierarchy| {
-                owner
-                    .cgroups
-                    .iter()
-                    .all(|cgroup| is_empty(&hierarchy, cgroup))
-            }),
-            Err(_) => false,
-        }
-    }
-
-    /// The record; `None` where there is none yet.
-    pub(super) fn read(&self) -> Result<Option<Owner>> {
-        let mut text = String::new();
-        let mut file = &self.file;
-        file.rewind()
-            .and_then(|()| file.read_to_string(&mut text))
-            .os("read", self.path.display())?;
-        match text.lines().next() {
-            None => Ok(None),
-            Some(line) => serde_json::from_str(line)
-                .map(Some)
-                .map_err(std::io::Error::from)
-                .os("read", self.path.display()),
-        }
+        guest::is_in(dir, &self.name).is_ok_and(|guest| !guest) && owner_is_gone(&self.file)
     }
 
     /// The record is the first line and written before the file is cut to its length, so that being killed at any moment
@@ -129,6 +109,28 @@ impl Drop for LockFile {
             tracing::warn!(path = %self.path.display(), %error, "left a range's lock file behind");
         }
     }
+}
+
+/// Whether no process of the owner that a lock file names lives. What cannot be told counts as living.
+pub(super) fn owner_is_gone(file: &std::fs::File) -> bool {
+    match read(file) {
+        Ok(None) => true,
+        Ok(Some(owner)) if owner.cgroups.is_empty() => true,
+        Ok(Some(owner)) => Hierarchy::find().is_ok_and(|hierarchy| {
+            let mut cgroups = owner.cgroups.iter();
+            cgroups.all(|cgroup| is_empty(&hierarchy, cgroup))
+        }),
+        Err(_) => false,
+    }
+}
+
+/// The record in a lock file; `None` where there is none yet.
+pub(super) fn read(mut file: &std::fs::File) -> std::io::Result<Option<Owner>> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    let line = text.lines().next();
+    Ok(line.map(serde_json::from_str).transpose()?)
 }
 
 /// Whether no process lives in `cgroup`, or there is no such cgroup.

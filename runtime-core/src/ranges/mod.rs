@@ -1,8 +1,9 @@
 //! Exclusive ranges of host ids for pods (design D4).
 //!
-//! A range is a lock file `<state dir>/ranges/<first id>`, held by flock(2): whoever holds it has the range, and a crash
-//! frees it. The file records who has it and the cgroups of its containers, so that a range whose shim was killed but
-//! whose containers still run is not handed out again. Files of free ranges are removed.
+//! A range is lock files `<state dir>/ranges/<id>`, one for each 65536 ids, so that ranges of different sizes see each other.
+//! They are held by flock(2): whoever holds them has the range, and a crash frees it. Each records who has it and the cgroups
+//! of its containers, so that a range whose shim was killed but whose containers still run is not handed out again. Files
+//! of free ranges are removed. Ids that an engine has chosen are kept out of others' ranges by a [`Guest`].
 
 mod guest;
 mod lock;
@@ -23,14 +24,15 @@ pub use guest::Guest;
 
 /// Files whose ranges belong to the host's users (subuid(5), subgid(5)).
 const SUBIDS: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
-/// The kubelet gives pods the ids from 65536 to 65536×(maxPods+1) (pkg/kubelet/userns). maxPods is 110 by default and in
-/// the kubelet's own configuration, which we do not read: this many is more than any node is given.
+/// Before Kubernetes 1.30 the kubelet gave pods the ids from 65536 to 65536×(maxPods+1), and that is what its documentation
+/// has administrators give to the user `kubelet` in [`SUBIDS`]. Where they did not, it takes any ids (getKubeletMappings in
+/// pkg/kubelet/kubelet_pods.go), which [`Guest::claim`] deals with.
 const KUBELET: RangeInclusive<u64> = 65_536..=65_536 * (4096 + 1) - 1;
 /// How often and at what distance [`reclaim`] looks for a lock that somebody holds.
 const RECLAIM_TRIES: u32 = 20;
 const RECLAIM_PAUSE: Duration = Duration::from_millis(5);
-/// Smallest range: what images and systemd take for granted.
-const MIN_IDS: u32 = 65_536;
+/// The ids of one lock file, and the smallest range: what images and systemd take for granted.
+const UNIT: u32 = 65_536;
 
 /// The ranges that this host may hand out.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub struct Range {
     pub first: u32,
     /// Number of ids.
     pub count: u32,
-    file: LockFile,
+    files: Vec<LockFile>,
 }
 
 /// Who has a range.
@@ -78,7 +80,7 @@ impl Pool {
     }
 
     fn without(ids: &Ids, state_dir: &Path, reserved: Vec<RangeInclusive<u64>>) -> Result<Pool> {
-        if ids.per_pod < MIN_IDS {
+        if ids.per_pod < UNIT {
             return Err(Error::invalid(
                 "ids.per-pod",
                 ids.per_pod,
@@ -125,12 +127,12 @@ impl Pool {
             let Some(first) = self.range_of(slot) else {
                 continue;
             };
-            if let Some(file) = self.dir.lock(first)? {
-                // Whatever it held is over: this lock is the proof.
+            if let Some(files) = self.dir.lock_all(units(first, self.ids.per_pod))? {
+                // Whatever it held is over: these locks are the proof.
                 return Ok(Range {
                     first,
                     count: self.ids.per_pod,
-                    file,
+                    files,
                 });
             }
         }
@@ -161,11 +163,17 @@ impl Pool {
 impl Range {
     /// Records who has the range; again whenever a container joins or leaves the pod, before its first process runs.
     pub fn record(&self, owner: &Owner) -> Result<()> {
-        self.file.write(owner)
+        self.files.iter().try_for_each(|file| file.write(owner))
     }
 }
 
-/// Frees the range from `first` on that a dead shim has left, unless a process of its containers still lives. Free or
+/// First ids of the lock files for `count` ids from `first` on.
+fn units(first: u32, count: u32) -> impl Iterator<Item = u32> {
+    let last = first.saturating_add(count.saturating_sub(1));
+    (first / UNIT..=last / UNIT).map(|unit| unit * UNIT)
+}
+
+/// Frees the ids of the lock file `first` that a dead shim has left, unless a process of its containers still lives. Free or
 /// somebody else's by now: nothing to do.
 pub fn reclaim(state_dir: &Path, first: u32) -> Result<()> {
     let dir = Directory::make(state_dir)?;

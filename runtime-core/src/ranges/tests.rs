@@ -3,7 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::lock::read;
 use super::*;
+use crate::idmap::IdMap;
 
 const POD: u32 = 262_144;
 
@@ -130,19 +132,19 @@ fn a_record_is_whole_at_any_moment() {
         pod: "p".into(),
         cgroups: cgroups.iter().map(ToString::to_string).collect(),
     };
-    assert_eq!(range.file.read().unwrap(), None);
+    assert_eq!(read(&range.files[0].file).unwrap(), None);
     range.record(&owner(&["a/long/cgroup", "b"])).unwrap();
     assert_eq!(
-        range.file.read().unwrap(),
+        read(&range.files[0].file).unwrap(),
         Some(owner(&["a/long/cgroup", "b"]))
     );
     range.record(&owner(&["b"])).unwrap();
-    assert_eq!(range.file.read().unwrap(), Some(owner(&["b"])));
+    assert_eq!(read(&range.files[0].file).unwrap(), Some(owner(&["b"])));
     // Killed between writing and cutting: the rest of the longer record follows.
-    let mut file = &range.file.file;
+    let mut file = &range.files[0].file;
     file.seek(std::io::SeekFrom::End(0)).unwrap();
     file.write_all(b"rest of a longer record\n").unwrap();
-    assert_eq!(range.file.read().unwrap(), Some(owner(&["b"])));
+    assert_eq!(read(&range.files[0].file).unwrap(), Some(owner(&["b"])));
 }
 
 #[test]
@@ -183,8 +185,10 @@ fn reclaim_frees_what_the_dead_left_and_nothing_else() {
     let dir = state_dir();
     let pool = Pool::new(&ids(1 << 30, 1), dir.path()).unwrap();
     let range = pool.allocate().unwrap();
+    let held = files(dir.path());
+    assert_eq!(held.len(), 4, "one for each 65536 ids: {held:?}");
     reclaim(dir.path(), range.first).unwrap();
-    assert_eq!(files(dir.path()), [range.first.to_string()]);
+    assert_eq!(files(dir.path()), held);
     drop(range);
     std::fs::write(
         dir.path().join("ranges").join((1 << 30).to_string()),
@@ -211,5 +215,49 @@ fn reclaim_waits_for_one_who_only_looks() {
         });
         reclaim(dir.path(), 1 << 30).unwrap();
     });
+    assert_eq!(files(dir.path()), [""; 0]);
+}
+
+#[test]
+fn ranges_of_different_sizes_do_not_overlap() {
+    let dir = state_dir();
+    let small = Pool::new(&ids(1 << 30, 2), dir.path()).unwrap();
+    let large = Ids {
+        per_pod: 2 * POD,
+        ..ids(1 << 30, 2)
+    };
+    let large = Pool::new(&large, dir.path()).unwrap();
+    let taken = [small.allocate().unwrap(), small.allocate().unwrap()];
+    assert!(large.allocate().is_err());
+    let [one, two] = taken;
+    let first = one.first.min(two.first);
+    drop(if one.first == first { one } else { two });
+    // The rest of the large one is taken, and what was free of it stays free.
+    assert!(large.allocate().is_err());
+    assert_eq!(small.allocate().unwrap().first, first);
+}
+
+#[test]
+fn ids_that_the_engine_has_chosen_are_nobody_elses() {
+    let dir = state_dir();
+    let two = ids(1 << 30, 2);
+    let claim = |first: u32, cgroup: &str| {
+        Guest::claim(dir.path(), &two, &IdMap::single(first, 65_536), cgroup)
+    };
+    // One that the kubelet gives to two containers of a pod, inside the second range.
+    let given = (1 << 30) + POD + 65_536;
+    let guests = [claim(given, "no/such/a"), claim(given, "no/such/b")];
+    let pool = Pool::new(&two, dir.path()).unwrap();
+    let range = pool.allocate().unwrap();
+    assert_eq!(range.first, 1 << 30);
+    assert!(pool.allocate().is_err());
+    let refused = claim(range.first + POD - 1, "no/such/c").unwrap_err();
+    assert!(refused.to_string().contains("/etc/subuid"), "{refused}");
+    // Beside the pool it is no affair of ours.
+    assert!(claim(1 << 29, "no/such/c").unwrap().is_none());
+    assert!(claim((1 << 30) + 2 * POD, "no/such/c").unwrap().is_none());
+    drop(guests);
+    assert_eq!(pool.allocate().unwrap().first, (1 << 30) + POD);
+    drop(range);
     assert_eq!(files(dir.path()), [""; 0]);
 }

@@ -40,10 +40,14 @@ pub(super) fn id_pool(config: &Config) -> Finding {
         .iter()
         .map(|path| fs::read_to_string(path).unwrap_or_default())
         .collect();
-    judge_pool(&config.ids, &tables.concat())
+    judge_pool(
+        &config.ids,
+        &tables.concat(),
+        Path::new("/var/lib/kubelet").exists(),
+    )
 }
 
-fn judge_pool(ids: &Ids, subids: &str) -> Finding {
+fn judge_pool(ids: &Ids, subids: &str, kubelet: bool) -> Finding {
     const NAME: &str = "id pool";
     let size = u64::from(ids.per_pod);
     let slots = (0..u64::from(ids.count) / size).map(|slot| {
@@ -56,6 +60,15 @@ fn judge_pool(ids: &Ids, subids: &str) -> Finding {
         .count();
     let last = u64::from(ids.first) + u64::from(ids.count) - 1;
     let detail = format!("{}-{last}, room for {free} pods", ids.first);
+    let confined = subids.lines().any(|line| line.starts_with("kubelet:"));
+    if free == all && kubelet && !confined {
+        return Finding::degraded(
+            NAME,
+            format!("{detail}; the kubelet takes any ids for pods with `hostUsers: false`"),
+            "such a pod is refused where the kubelet has chosen ids of a pod without that field",
+            "add a user kubelet, for it the line kubelet:65536:7208960 to /etc/subuid and /etc/subgid, and the program getsubids",
+        );
+    }
     if free == all {
         return Finding::ok(NAME, detail);
     }
@@ -258,27 +271,44 @@ mod tests {
             count: 400_000,
             per_pod: 100_000,
         };
-        for (subids, status, detail, cost) in [
+        for (kubelet, subids, status, detail, cost) in [
             (
+                false,
                 "a:100000:65536\n",
                 Status::Ok,
                 "1000000-1399999, room for 4 pods",
                 "",
             ),
             (
+                true,
+                "a:100000:65536\n",
+                Status::Degraded,
+                "1000000-1399999, room for 4 pods; the kubelet takes any ids for pods with `hostUsers: false`",
+                "such a pod is refused where the kubelet has chosen ids of a pod without that field",
+            ),
+            (
+                true,
+                "kubelet:65536:720896\n",
+                Status::Ok,
+                "1000000-1399999, room for 4 pods",
+                "",
+            ),
+            (
+                false,
                 "a:1000000:65536\nb:1350000:200000\na:1000000:65536\n",
                 Status::Degraded,
                 "1000000-1399999, room for 2 pods; a, b reach into it (/etc/subuid, /etc/subgid)",
                 "2 pods fewer: those ranges are left out",
             ),
             (
+                false,
                 "a:0:2000000\n",
                 Status::Missing,
                 "1000000-1399999, room for 0 pods; a reach into it (/etc/subuid, /etc/subgid)",
                 "no container can be made",
             ),
         ] {
-            let finding = judge_pool(&ids, subids);
+            let finding = judge_pool(&ids, subids, kubelet);
             assert_eq!(
                 (finding.status, &*finding.detail, &*finding.cost),
                 (status, detail, cost)

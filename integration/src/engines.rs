@@ -17,7 +17,7 @@ pub enum Engine {
     Containerd23,
     /// containerd 2.4 with ctr and runc's shim.
     Containerd24,
-    /// crictl and critest.
+    /// crictl, critest, and a proxy of ours that gives critest's pods user namespaces.
     CriTools,
     /// nerdctl.
     Nerdctl,
@@ -64,7 +64,7 @@ impl Engine {
             Self::Containerd23 | Self::Containerd24 => {
                 &["containerd", "ctr", "containerd-shim-runc-v2"]
             }
-            Self::CriTools => &["crictl", "critest"],
+            Self::CriTools => &["crictl", "critest", "hostusers"],
             Self::Nerdctl => &["nerdctl"],
             Self::Dockerd29 => &["dockerd", "docker-proxy"],
             Self::Kubernetes => &["kubelet", "kube-apiserver"],
@@ -104,13 +104,16 @@ impl Engine {
             let path = module.join(file);
             fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
         };
-        let recipe = format!(
+        let mut recipe = format!(
             "go 1 {}\n{}\n{}\n{}",
             go_version()?,
             self.tags(),
             read("go.mod")?,
             read("go.sum")?
         );
+        if self == Self::CriTools {
+            recipe.push_str(&read("hostusers/main.go")?);
+        }
         cache::artefact(self.name(), &recipe, |part| self.build(&module, part))
     }
 

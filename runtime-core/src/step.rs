@@ -44,7 +44,7 @@ steps! {
     Namespaces => "namespaces",
     /// Maker: container init.
     Init => "init",
-    /// Stage: move the host-owned network of the pod, and bind the new one over its path.
+    /// Stage: begin to move the host-owned network of the pod.
     Network => "network",
     /// Stage: limits of init (rlimits, oom_score_adj).
     Limits => "limits",
@@ -60,10 +60,14 @@ steps! {
     Dev => "dev",
     /// Stage: the spec's mounts.
     Mounts => "mounts",
+    /// Stage: the network has moved.
+    NetworkMoved => "network-moved",
     /// Stage: sysctls.
     Sysctl => "sysctl",
     /// Stage: masked and read-only paths.
     Masks => "masks",
+    /// Put the new network in the place of the host's.
+    NetworkPlace => "network-place",
     /// Give the host a view of a root file system that the engine had mounted.
     View => "view",
     /// createRuntime and createContainer hooks.

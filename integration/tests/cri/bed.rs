@@ -58,6 +58,8 @@ pub(crate) const NEWEST: &[Kind] = &[NEW_PLAIN, NEW_USERS];
 
 /// Where critest runs: its pods do not say whether they want user namespaces.
 pub(crate) const CRITEST: &[Kind] = &[OLD_PATH, NEW_PLAIN];
+/// Where it runs through a proxy that says so.
+pub(crate) const CRITEST_USERS: &[Kind] = &[OLD_USERS, NEW_USERS];
 
 /// The runtime's configuration in a node, which has none of its own.
 pub(crate) const CONFIG: &str = "/etc/containerd-shim-sysbox/config.toml";

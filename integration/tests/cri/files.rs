@@ -1,15 +1,16 @@
 //! Volumes, users and the root file system.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::bed::{ANY, Bed, Case, OURS, same};
+use crate::bed::{ANY, Bed, Case, NEWEST, OURS, same};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("volumes", ANY, volumes),
     Case::new("users_and_groups", ANY, users),
     Case::new("read_only_root", ANY, read_only),
     Case::new("layers_have_right_owners", OURS, layers),
+    Case::new("later_mounts", NEWEST, later),
 ];
 
 /// emptyDir on disk and in memory, a file of a configMap, a subPath, two containers on one volume.
@@ -125,4 +126,46 @@ fn layers(bed: &Bed<'_>) -> Result<()> {
             .join("\n"),
     )?;
     pod.remove()
+}
+
+/// `mountPropagation`: what the host mounts later is seen, as nobody's; nothing mounted inside reaches the host, nor another
+/// container, though the pod asks for it.
+fn later(bed: &Bed<'_>) -> Result<()> {
+    bed.node
+        .shell(
+            "mkdir -p /srv/volume/host /srv/volume/one /srv/volume/both; mount --bind /srv/volume /srv/volume; mount --make-shared /srv/volume",
+        )?
+        .ok()?;
+    let pod = bed.pod(json!({}))?;
+    let with = |propagation: u32| {
+        let mut mount = pod.volume("/srv/volume", "/volume");
+        mount["propagation"] = json!(propagation);
+        pod.run(json!({"command": ["/probe", "sleep"], "mounts": [mount]}))
+    };
+    let (to_container, both) = (with(1)?, with(2)?);
+    bed.node
+        .shell("mount -t tmpfs later /srv/volume/host; touch /srv/volume/host/file")?
+        .ok()?;
+    let seen = "stat -c '%n %u' /volume/host/*";
+    same(&to_container.shell(seen)?, "/volume/host/file 65534")?;
+    same(&both.shell(seen)?, "/volume/host/file 65534")?;
+    to_container.shell("mount -t tmpfs inner /volume/one; touch /volume/one/inside")?;
+    both.shell("mount -t tmpfs inner /volume/both; touch /volume/both/inside")?;
+    let nothing = bed
+        .node
+        .shell("ls -A /srv/volume/one /srv/volume/both")?
+        .ok()?;
+    same(nothing.text(), "/srv/volume/both:\n\n/srv/volume/one:")?;
+    same(&to_container.shell("ls -A /volume/both")?, "")?;
+    let log = std::fs::read_to_string(bed.node.containerd_log())?;
+    ensure!(
+        log.lines()
+            .any(|line| line.contains("/volume is shared one way")),
+        "no warning that mounts made inside stay there"
+    );
+    pod.remove()?;
+    bed.node
+        .shell("umount /srv/volume/host /srv/volume; rm -r /srv/volume")?
+        .ok()?;
+    Ok(())
 }

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         life::CASES,
         network::CASES,
         crowd::CASES,
-        conformance::CASES,
+        &conformance::cases(),
     ]
     .concat();
     let trials = cases.iter().flat_map(bed::Case::trials).collect();

@@ -20,6 +20,8 @@ use runtime_core::step::Step;
 use crate::watch::Watch;
 
 const STATE_DIR: &str = "/run/containerd-shim-sysbox";
+/// The file that names the step to fail at.
+pub(crate) const FAIL_AT: &str = "/run/containerd-shim-sysbox/fail-at";
 
 /// Steps at which create fails.
 const CREATE: &[Step] = &[
@@ -42,8 +44,10 @@ const CREATE: &[Step] = &[
     Step::Proc,
     Step::Dev,
     Step::Mounts,
+    Step::NetworkMoved,
     Step::Sysctl,
     Step::Masks,
+    Step::NetworkPlace,
     Step::View,
     Step::Hooks,
     Step::Pivot,
@@ -61,7 +65,7 @@ const EXEC: &[Step] = &[
     Step::Security,
     Step::Exec,
 ];
-const DELETE: &[Step] = &[
+pub(crate) const DELETE: &[Step] = &[
     Step::Kill,
     Step::GiveBackRootfs,
     Step::Capture,
@@ -70,7 +74,7 @@ const DELETE: &[Step] = &[
 ];
 
 /// A shim with the feature `fault-injection`, built beside the tests.
-fn faulty_shim() -> Result<PathBuf> {
+pub(crate) fn faulty_shim() -> Result<PathBuf> {
     let target = std::env::current_exe()?
         .ancestors()
         .find(|dir| dir.ends_with("debug") || dir.ends_with("release"))
@@ -102,21 +106,21 @@ fn faulty_shim() -> Result<PathBuf> {
     built.context("cargo names no executable")
 }
 
-struct Faults<'a> {
-    node: &'a Node,
+pub(crate) struct Faults<'a> {
+    pub(crate) node: &'a Node,
 }
 
 impl Faults<'_> {
-    fn at(&self, step: Step) -> Result<()> {
+    pub(crate) fn at(&self, step: Step) -> Result<()> {
         fs::write(self.file(), step.name()).context("write fail-at")
     }
 
-    fn none(&self) -> Result<()> {
+    pub(crate) fn none(&self) -> Result<()> {
         fs::write(self.file(), "").context("write fail-at")
     }
 
     fn file(&self) -> PathBuf {
-        self.node.path(STATE_DIR).join("fail-at")
+        self.node.path(FAIL_AT)
     }
 }
 

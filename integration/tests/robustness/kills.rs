@@ -19,7 +19,7 @@ const RUNTIME: &str = "io.containerd.sysbox.v2";
 const LONGEST: u64 = 150;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
+pub(crate) enum Victim {
     Shim,
     Stage,
     Init,
@@ -27,31 +27,31 @@ enum Victim {
 }
 
 /// xorshift64*: good enough to choose moments, and the same everywhere.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let seed = number("SYSBOX_KILL_SEED", u64::from(now.subsec_nanos()) | 1)?;
         println!("SYSBOX_KILL_SEED={seed}");
         Ok(Self(seed.max(1)))
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % end
     }
 
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         let index = usize::try_from(self.below(all.len() as u64)).unwrap_or(0);
         all[index]
     }
 }
 
 /// Pids in the node of processes that are such a victim now.
-fn victims(node: &Node, victim: Victim) -> Vec<u32> {
+pub(crate) fn victims(node: &Node, victim: Victim) -> Vec<u32> {
     let all = processes(node);
     let line = |pid: u32| {
         let line = std::fs::read(node.path(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
@@ -86,7 +86,7 @@ fn victims(node: &Node, victim: Victim) -> Vec<u32> {
 }
 
 /// Kills one of them, if there is one within the time left.
-fn kill(node: &Node, victim: Victim, random: &mut Random) -> Result<bool> {
+pub(crate) fn kill(node: &Node, victim: Victim, random: &mut Random) -> Result<bool> {
     let begin = Instant::now();
     // A stage lives for milliseconds: it is waited for.
     let patience = Duration::from_millis(if victim == Victim::Stage { LONGEST } else { 1 });
@@ -293,7 +293,7 @@ pub(crate) fn without_containerd() -> Result<()> {
 }
 
 /// Kills that come too late show nothing.
-fn enough(hits: u64, cycles: u64) -> Result<()> {
+pub(crate) fn enough(hits: u64, cycles: u64) -> Result<()> {
     println!("{cycles} cycles, {hits} kills hit");
     ensure!(
         hits * 2 >= cycles,

@@ -8,6 +8,7 @@
 mod faults;
 mod kills;
 mod lives;
+mod pods;
 mod watch;
 
 use std::process::ExitCode;
@@ -22,11 +23,13 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each fills the machine, and their times count.
     arguments.test_threads = Some(1);
-    let cases: [Case; 8] = [
+    let cases: [Case; 10] = [
         ("faults::every_step", faults::every_step),
         ("faults::docker", faults::docker),
         ("kills::with_containerd", kills::with_containerd),
         ("kills::without_containerd", kills::without_containerd),
+        ("pods::faults", pods::faults),
+        ("pods::kills", pods::kills),
         ("lives::streams", lives::streams),
         ("lives::frozen", lives::frozen),
         ("lives::many", lives::containers),

@@ -242,7 +242,7 @@ impl Container {
         record.data_roots.clone_from(&layer.roots);
         steps.here(Step::Record, || record.write(&bundle))?;
         warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &plan.process))?);
-        steps.here(Step::Network, || {
+        steps.here(Step::NetworkPlace, || {
             let new = take_fd(&kinds, &mut fds, FdKind::Network);
             match (&identity.host_network, new) {
                 (Some(host), Some(new)) => host.replace_by(&new),

@@ -276,6 +276,17 @@ fn plan_one(
             "remove the mapping, or the path from SYSBOX_SKIP_UID_SHIFT",
         ));
     }
+    if matches!(options.propagation, Some((Propagation::Shared, _)))
+        && matches!(kind, MountKind::Bind { .. })
+    {
+        warnings.push(Warning::new(
+            field,
+            format!(
+                "{destination} is shared one way: mounts made inside do not reach the host, mounts of the host reach the \
+                 container without its ids; ask for rslave to be rid of this warning"
+            ),
+        ));
+    }
     Ok(Mount {
         destination,
         kind,

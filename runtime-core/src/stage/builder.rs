@@ -115,9 +115,8 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     warnings.extend(steps.run(Step::Mounts, || mounts::mount_all(&context, &mut makers))?);
     steps.run(Step::Mounts, || mounts::kernel_files(&context))?;
     let moved = mover.is_some();
-    if let Some(mover) = mover {
-        warnings.extend(steps.run(Step::Network, || mover.finish())?);
-    }
+    let not_moved = steps.run(Step::NetworkMoved, || mover.map(Mover::finish).transpose())?;
+    warnings.extend(not_moved.into_iter().flatten());
     steps.run(Step::Sysctl, || {
         sysctls(plan, dev::owner(&made.idmap, 0, 0)?)
     })?;

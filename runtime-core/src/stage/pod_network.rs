@@ -66,7 +66,7 @@ impl Mover {
                 let reply = match adopt(from, to) {
                     Ok(warnings) => Reply::Moved(warnings),
                     Err(error) => Reply::Failed(StageFailure {
-                        step: Step::Network,
+                        step: Step::NetworkMoved,
                         chain: error.chain(),
                         errno: error.errno(),
                     }),

@@ -155,6 +155,19 @@ fn kinds_of_mount() {
 }
 
 #[test]
+fn a_mount_that_would_reach_the_host_is_a_warning() {
+    for (word, fields) in [
+        ("rshared", &["mounts[0].options"][..]),
+        ("shared", &["mounts[0].options"]),
+        ("rslave", &[]),
+        ("rprivate", &[]),
+    ] {
+        let mount = json!({"destination": "/m", "source": "/s", "options": ["rbind", word]});
+        assert_eq!(warned(&with("/mounts", json!([mount]))), fields, "{word}");
+    }
+}
+
+#[test]
 fn ids_of_a_mount() {
     let map = json!([{"containerID": 0, "hostID": 5000, "size": 10}]);
     let bind = |options: Value, mapped: bool| {

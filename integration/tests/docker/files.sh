@@ -53,6 +53,13 @@ t "statfs" bash -ec 'df "$view" | grep sysbox-view'
 t "an engine that asks for the type sees the overlay, the next one the view" bash -ec 'cp "$(command -v stat)" dockerd-stat; same "$(./dockerd-stat -f -c %T "$view")" overlayfs; sleep 0.2; docker cp f c1:/root/seen; same "$(stat -f -c %T "$view")" fuse; same "$(inside c1 /root/seen)" 33:44:4751'
 docker rm -f c1 >/dev/null
 rm /run/secret
+# Marks of inner overlays that an image brings: what a commit writes, and what an attacker would.
+marks() { printf "sysbox-overlay-marks 1\\0$1" >var/lib/docker/.sysbox-overlay-marks; docker create --runtime runc --name m1 $B true; docker cp var m1:/; docker commit m1 marks; docker rm m1; }
+export -f marks
+mkdir -p var/lib/docker/layer
+ln -s /etc var/lib/docker/out
+t "marks of inner overlays in an image, some through a link" bash -ec 'marks "dlayer\0oy\0wgone\0dout\0wpasswd\0wnew\0"; same "$(ours --rm marks sh -ec "cat /etc/passwd >/dev/null; cd /var/lib/docker; test ! -e out/new; stat -c %t,%T:%u layer/gone; ls -A" | tr "\n" " ")" "0,0:0 layer out "; docker rmi marks'
+t "forged ones" bash -ec 'marks "dlayer\0wgone\0d../../../etc\0wpasswd\0"; same "$(ours --rm marks sh -ec "cat /etc/passwd >/dev/null; ls -A /var/lib/docker/layer")" ""; docker rmi marks'
 t "two containers of different ranges share a named volume" bash -ec 'ours --rm -v v1:/v $B sh -c "echo a >/v/f; chown 5:6 /v/f"; same "$(ours --rm -v v1:/v $B stat -c %u:%g /v/f)" 5:6; ours --rm -v v1:/v $B sh -c "echo b >>/v/f"; same "$(docker run --rm --runtime runc -v v1:/v $B stat -c %u:%g /v/f)" 5:6; docker volume rm v1'
 t "and a directory of the host, at the same time" bash -ec 'mkdir shared; ours -d --name w1 -v $PWD/shared:/v $B sleep 100; ours -d --name w2 -v $PWD/shared:/v $B sleep 100; docker exec w1 sh -c "echo a >/v/f; chown 5:6 /v/f"; same "$(inside w2 /v/f)" 5:6:644; docker exec w2 rm /v/f; no docker exec w1 ls /v/f; a=$(docker exec w1 cat /proc/self/uid_map); [ "$a" != "$(docker exec w2 cat /proc/self/uid_map)" ]; docker rm -f w1 w2'
 t "an anonymous volume goes with its container" bash -ec 'ours --rm -v /data $B sh -c "touch /data/x"; [ -z "$(docker volume ls -q)" ]'

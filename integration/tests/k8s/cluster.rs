@@ -45,8 +45,12 @@ rm pod.json main.json"#;
 /// Nothing of it outlives the node.
 const ETCD: &str = "exec etcd --data-dir=/var/lib/etcd --unsafe-no-fsync --log-level=warn";
 
-/// A namespace as an administrator would give it to a team, and one where anything goes.
-const NAMESPACES: [(&str, &str); 2] = [("ci", "baseline"), ("free", "privileged")];
+/// Namespaces as an administrator would give them to teams, each with its Pod Security Standard.
+pub(crate) const NAMESPACES: [(&str, &str); 3] = [
+    ("ci", "baseline"),
+    ("strict", "restricted"),
+    ("free", "privileged"),
+];
 
 /// The cluster. Dropped, the node takes everything with it.
 #[derive(Debug)]

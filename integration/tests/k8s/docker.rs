@@ -6,11 +6,16 @@ use anyhow::{Context, Result, ensure};
 use integration::image::Image;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, deploy};
+use crate::cluster::{Cluster, deploy, until};
 use crate::pod::{Kind, Pod, over, same};
 
 /// The example of `deploy/` with the tests' image: nothing else is changed but what `kind` says.
 pub(crate) fn example(cluster: &Cluster, kind: Kind) -> Result<Pod<'_>> {
+    example_with(cluster, kind, json!({}))
+}
+
+/// The same with `more` put over its container.
+pub(crate) fn example_with(cluster: &Cluster, kind: Kind, more: Value) -> Result<Pod<'_>> {
     let yaml = deploy("example-pod.yaml")?;
     let json = cluster.try_create(
         &["create", "--dry-run=client", "-o", "json", "-f", "-"],
@@ -24,6 +29,7 @@ pub(crate) fn example(cluster: &Cluster, kind: Kind) -> Result<Pod<'_>> {
         container,
         json!({"image": Image::Dind.reference(), "imagePullPolicy": "Never"}),
     );
+    over(container, more);
     if kind == Kind::Runc {
         // What it takes without us.
         container["securityContext"] = json!({"privileged": true});
@@ -78,6 +84,9 @@ pub(crate) fn docker(cluster: &Cluster, kind: Kind) -> Result<()> {
         pod.name
     );
     cluster.node.shell(&forward)?.ok()?;
+    until("the kubelet to have figures of it", || {
+        figures(cluster, &pod)
+    })?;
     // Its shell would keep dockerd's end waiting for ten seconds.
     pod.shell("docker rm -f web")?;
     pod.delete()?;
@@ -89,4 +98,17 @@ pub(crate) fn docker(cluster: &Cluster, kind: Kind) -> Result<()> {
             .ok()?;
     }
     Ok(())
+}
+
+/// Whether the kubelet's summary says that its container has used some processor time.
+fn figures(cluster: &Cluster, pod: &Pod<'_>) -> Result<bool> {
+    let path = format!("/api/v1/nodes/{}/proxy/stats/summary", cluster.node.name());
+    let summary = cluster.kubectl(&["get", "--raw", &path])?;
+    let summary: Value = serde_json::from_str(&summary).context("read the summary")?;
+    let pods = summary["pods"].as_array().context("no list of pods")?;
+    let ours = pods
+        .iter()
+        .find(|one| one["podRef"]["name"] == pod.name.as_str());
+    let used = ours.and_then(|one| one["containers"][0]["cpu"]["usageCoreNanoSeconds"].as_u64());
+    Ok(used.is_some_and(|nanoseconds| nanoseconds > 1_000_000))
 }

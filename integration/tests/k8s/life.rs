@@ -229,3 +229,25 @@ pub(crate) fn refused(cluster: &Cluster, kind: Kind) -> Result<()> {
     }
     Ok(())
 }
+
+/// Ten pods of two containers come and go together.
+pub(crate) fn crowd(cluster: &Cluster, kind: Kind) -> Result<()> {
+    let spec = json!({
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container(json!({})), container(json!({"name": "second"}))],
+    });
+    let begin = Instant::now();
+    let pods: Vec<_> = (0..10)
+        .map(|_| cluster.pod(kind, spec.clone()))
+        .collect::<Result<_>>()?;
+    for pod in &pods {
+        pod.ready()?;
+    }
+    println!(
+        "ten pods: Ready after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
+    let names: Vec<_> = pods.iter().map(|pod| pod.name.as_str()).collect();
+    let words = ["-n", "ci", "delete", "pod", "--wait", "--timeout=170s"];
+    cluster.kubectl(&[&words[..], &names].concat()).map(drop)
+}

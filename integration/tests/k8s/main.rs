@@ -7,6 +7,7 @@ mod docker;
 mod files;
 mod life;
 mod pod;
+mod restricted;
 
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -37,6 +38,9 @@ const CASES: &[Case] = &[
     ("probes_and_host_port", ANY, life::network),
     ("grace_period", ANY, life::grace),
     ("debug", ANY, life::debug),
+    ("restricted", ANY, restricted::restricted),
+    ("docker_with_the_default_filter", OURS, restricted::docker),
+    ("ten_at_once", OURS, life::crowd),
     ("kubelet_and_containerd_are_killed", OURS, life::killed),
     ("host_namespaces_are_refused", &[Kind::Plain], life::refused),
 ];
@@ -84,7 +88,7 @@ fn run(body: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
 
 /// With all pods gone and the kubelet's collector having run, the node is as it was before its first pod.
 fn nothing_is_left(cluster: &Cluster) -> Result<()> {
-    for namespace in ["ci", "free"] {
+    for (namespace, _) in cluster::NAMESPACES {
         cluster.kubectl(&["-n", namespace, "delete", "pods", "--all", "--wait"])?;
     }
     let directories = "cd /var; find lib/kubelet/pods log/pods log/containers -mindepth 1 | wc -l";

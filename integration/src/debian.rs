@@ -155,12 +155,9 @@ pub fn node_root(release: Release) -> Result<PathBuf> {
     };
     if release == Release::Sid {
         // What goes beyond dockerd is tried on one release.
-        recipe.packages.extend([
-            "docker-buildx",
-            "docker-compose",
-            "containernetworking-plugins",
-        ]);
+        recipe.packages.extend(["docker-buildx", "docker-compose"]);
     }
+    recipe.packages.push("containernetworking-plugins");
     let done = cache::artefact(
         &format!("node-{}", release.suite()),
         &recipe.text(),

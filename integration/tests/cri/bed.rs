@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kind {
     name: &'static str,
+    /// Whose containerd it is unless `engine` says otherwise.
+    release: Release,
     engine: Option<Engine>,
     /// As the RuntimeClass names it.
     pub(crate) handler: &'static str,
@@ -34,12 +36,17 @@ const fn kind(
 ) -> Kind {
     Kind {
         name,
+        release: Release::Sid,
         engine,
         handler,
         users,
     }
 }
 
+const OLDEST_PLAIN: Kind = Kind {
+    release: Release::Trixie,
+    ..kind("1.7-plain", None, "sysbox", false)
+};
 const OLD_PLAIN: Kind = kind("2.1-plain", None, "sysbox", false);
 // containerd before 2.2.7 and 2.3.4 asks only runc's type what it can: user namespaces, recursive read-only mounts.
 const OLD_PATH: Kind = kind("2.1-path", None, "sysbox-path", false);
@@ -53,6 +60,24 @@ const NEW_RUNC: Kind = kind("2.4-runc", Some(Engine::Containerd24), "runc", fals
 pub(crate) const ANY: &[Kind] = &[OLD_PLAIN, OLD_USERS, NEW_PLAIN, NEW_USERS, NEW_RUNC];
 /// What only a system container has.
 pub(crate) const OURS: &[Kind] = &[OLD_PLAIN, OLD_USERS, MIDDLE_USERS, NEW_PLAIN, NEW_USERS];
+/// What the oldest containerd is asked as well, where it is quick.
+pub(crate) const ANY_AND_OLDEST: &[Kind] = &[
+    OLDEST_PLAIN,
+    OLD_PLAIN,
+    OLD_USERS,
+    NEW_PLAIN,
+    NEW_USERS,
+    NEW_RUNC,
+];
+/// The same for what only a system container has.
+pub(crate) const OURS_AND_OLDEST: &[Kind] = &[
+    OLDEST_PLAIN,
+    OLD_PLAIN,
+    OLD_USERS,
+    MIDDLE_USERS,
+    NEW_PLAIN,
+    NEW_USERS,
+];
 /// Where one engine shows what is ours.
 pub(crate) const NEWEST: &[Kind] = &[NEW_PLAIN, NEW_USERS];
 
@@ -96,7 +121,7 @@ impl Case {
 
     fn run(self, kind: Kind) -> Result<()> {
         // Each handler keeps something of its own for the next pod.
-        let made_as = format!("{:?} {}", kind.engine, kind.handler);
+        let made_as = format!("{:?} {:?} {}", kind.release, kind.engine, kind.handler);
         let lease = Lease::of(&made_as, || node(kind))?;
         let bed = Bed {
             node: &lease,
@@ -115,7 +140,7 @@ impl Case {
 fn node(kind: Kind) -> Result<Node> {
     let mut engines = vec![Engine::CriTools];
     engines.extend(kind.engine);
-    let node = Node::builder(Release::Sid)
+    let node = Node::builder(kind.release)
         .cri(true)
         .engines(&engines)
         .start()?;

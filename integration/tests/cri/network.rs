@@ -3,11 +3,11 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::bed::{ANY, Bed, Case, OURS, same};
+use crate::bed::{ANY, ANY_AND_OLDEST, Bed, Case, OURS, same};
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new("in_and_out", ANY, in_and_out),
-    Case::new("host_port_and_port_forward", ANY, ports),
+    Case::new("in_and_out", ANY_AND_OLDEST, in_and_out),
+    Case::new("host_port_and_port_forward", ANY_AND_OLDEST, ports),
     Case::new("sysctls", ANY, sysctls),
     Case::new("root_has_power_over_the_network", OURS, power),
 ];

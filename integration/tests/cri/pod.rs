@@ -4,14 +4,14 @@ use anyhow::{Result, ensure};
 use integration::image::Image;
 use serde_json::{Value, json};
 
-use crate::bed::{ANY, Bed, CONFIG, Case, NEWEST, OURS, same};
+use crate::bed::{ANY, ANY_AND_OLDEST, Bed, CONFIG, Case, NEWEST, OURS, OURS_AND_OLDEST, same};
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new("containers_share_namespaces", ANY, share),
+    Case::new("containers_share_namespaces", ANY_AND_OLDEST, share),
     Case::new("a_shared_process_namespace", ANY, shared_pids),
     Case::new("pods_have_ids_of_their_own", OURS, ids),
     Case::new("chosen_ids_are_nobody_elses", NEWEST, chosen),
-    Case::new("docker_inside", OURS, docker),
+    Case::new("docker_inside", OURS_AND_OLDEST, docker),
     Case::new("dropped_capabilities", NEWEST, dropped),
     Case::new("host_namespaces_are_refused", OURS, refusals),
 ];

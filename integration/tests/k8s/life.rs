@@ -230,11 +230,31 @@ pub(crate) fn refused(cluster: &Cluster, kind: Kind) -> Result<()> {
     Ok(())
 }
 
-/// Ten pods of two containers come and go together.
+/// A pod whose shim dies is cleaned up after, and made anew by the kubelet.
+pub(crate) fn shim(cluster: &Cluster, kind: Kind) -> Result<()> {
+    let pod = docker::example(cluster, kind)?;
+    pod.ready()?;
+    pod.shell("docker import /root/bb.tar bb >/dev/null; docker run -d bb sleep 10000")?;
+    let before = status(&pod.get()?, "dind")?["containerID"].clone();
+    let kill = format!(
+        "pod=$(crictl pods -q --name {}); kill -KILL $(pgrep -f \"^[^ ]*/containerd-shim-sysbox-v2 .*-id $pod\")",
+        pod.name
+    );
+    cluster.node.shell(&kill)?.ok()?;
+    pod.until("another container to be ready", |pod| {
+        status(pod, "dind").is_ok_and(|dind| dind["containerID"] != before && dind["ready"] == true)
+    })?;
+    pod.shell("docker import /root/bb.tar bb >/dev/null; docker run --rm bb true")?;
+    pod.delete()
+}
+
+/// Ten pods of two containers come and go together. They say what they may use, which this machine may not be able to hold
+/// them to: that is a warning.
 pub(crate) fn crowd(cluster: &Cluster, kind: Kind) -> Result<()> {
+    let limits = json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "1", "memory": "64Mi"}});
     let spec = json!({
         "terminationGracePeriodSeconds": 1,
-        "containers": [container(json!({})), container(json!({"name": "second"}))],
+        "containers": [container(json!({"resources": limits})), container(json!({"name": "second"}))],
     });
     let begin = Instant::now();
     let pods: Vec<_> = (0..10)

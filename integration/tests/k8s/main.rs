@@ -41,6 +41,7 @@ const CASES: &[Case] = &[
     ("restricted", ANY, restricted::restricted),
     ("docker_with_the_default_filter", OURS, restricted::docker),
     ("ten_at_once", OURS, life::crowd),
+    ("shim_is_killed", OURS, life::shim),
     ("kubelet_and_containerd_are_killed", OURS, life::killed),
     ("host_namespaces_are_refused", &[Kind::Plain], life::refused),
 ];

@@ -86,7 +86,7 @@ pub(crate) fn victims(node: &Node, victim: Victim) -> Vec<u32> {
 }
 
 /// Kills one of them, if there is one within the time left.
-pub(crate) fn kill(node: &Node, victim: Victim, random: &mut Random) -> Result<bool> {
+fn kill(node: &Node, victim: Victim, random: &mut Random) -> Result<bool> {
     let begin = Instant::now();
     // A stage lives for milliseconds: it is waited for.
     let patience = Duration::from_millis(if victim == Victim::Stage { LONGEST } else { 1 });
@@ -104,6 +104,30 @@ pub(crate) fn kill(node: &Node, victim: Victim, random: &mut Random) -> Result<b
             return Ok(false);
         }
     }
+}
+
+/// The same, and containerd comes back at once.
+pub(crate) fn strike(node: &Node, victim: Victim, random: &mut Random) -> Result<bool> {
+    if victim != Victim::Containerd {
+        return kill(node, victim, random);
+    }
+    node.kill_containerd("KILL")?;
+    node.start_containerd()?;
+    Ok(true)
+}
+
+/// Waits for a client.
+pub(crate) fn ends(client: &mut Child) -> Result<()> {
+    let begin = Instant::now();
+    while client.try_wait()?.is_none() {
+        if begin.elapsed() > DEADLINE {
+            client.kill()?;
+            client.wait()?;
+            bail!("the client hangs");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Kills under a real containerd, which cleans up.
@@ -158,22 +182,8 @@ fn one(
     let mut verbs = run(node, image, id)?;
     let wait = Duration::from_millis(moment).saturating_sub(begin.elapsed());
     std::thread::sleep(wait);
-    let hit = if victim == Victim::Containerd {
-        node.kill_containerd("KILL")?;
-        node.start_containerd()?;
-        true
-    } else {
-        kill(node, victim, random)?
-    };
-    let begin = Instant::now();
-    while verbs.try_wait()?.is_none() {
-        if begin.elapsed() > DEADLINE {
-            verbs.kill()?;
-            verbs.wait()?;
-            bail!("a verb hangs");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let hit = strike(node, victim, random)?;
+    ends(&mut verbs)?;
     if victim == Victim::Containerd && is_running(node, id)? {
         found_again(node, id)?;
     }

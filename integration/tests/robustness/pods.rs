@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::debian::Release;
 use integration::engines::Engine;
 use integration::image::Image;
@@ -12,7 +12,7 @@ use integration::node::{DEADLINE, Node};
 use runtime_core::step::Step;
 
 use crate::faults::{DELETE, FAIL_AT, Faults, faulty_shim};
-use crate::kills::{Random, Victim, enough, kill, victims};
+use crate::kills::{Random, Victim, ends, enough, strike, victims};
 use crate::number;
 
 /// A plain pod with a port of the host's.
@@ -178,21 +178,7 @@ fn one(pods: &Pods, victim: Victim, random: &mut Random) -> Result<bool> {
         ensure!(begin.elapsed() < DEADLINE, "no stage comes");
     }
     std::thread::sleep(Duration::from_millis(random.below(40)));
-    let hit = if victim == Victim::Containerd {
-        node.kill_containerd("KILL")?;
-        node.start_containerd()?;
-        true
-    } else {
-        kill(node, victim, random)?
-    };
-    let begin = Instant::now();
-    while run.try_wait()?.is_none() {
-        if begin.elapsed() > DEADLINE {
-            run.kill()?;
-            run.wait()?;
-            bail!("crictl hangs");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let hit = strike(node, victim, random)?;
+    ends(&mut run)?;
     Ok(hit)
 }

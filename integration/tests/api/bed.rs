@@ -14,7 +14,8 @@ use integration::{host, leak};
 use serde_json::{Value, json};
 use ttrpc::r#async::Server;
 
-const EVENTS: &str = "/run/events.sock";
+/// Where shims find containerd's events service.
+pub(crate) const EVENTS: &str = "/run/events.sock";
 const ROOTFS: &str = "/srv/api-rootfs";
 
 /// The node, and what shims told it.

@@ -246,3 +246,24 @@ async fn a_pod_outlives_its_first_container_and_dies_with_its_shim() -> Result<(
     )?.ok()?;
     bed.settled()
 }
+
+/// A client that dies takes its fifo along, at any moment. What was executed for it must not live on: a process that nobody
+/// collects keeps the end of the pid namespace waiting, and with it the container's.
+#[tokio::test]
+async fn an_exec_whose_input_is_gone_leaves_nothing() -> Result<()> {
+    let Some(bed) = Bed::new().await? else {
+        return Ok(());
+    };
+    let shim = bed.shim("input", &["/bin/sleep", "100000"]).await?;
+    let client = shim.client().await?;
+    shim.run(&client).await?;
+    let mut exec = shim.task.exec_request("e", &["/bin/sleep", "100000"]);
+    // It is there when the streams are opened, and cannot be read when the process runs.
+    exec.stdin = crate::bed::EVENTS.into();
+    client.exec(soon(), &exec).await?;
+    let refused = refusal(shim.task.start(&client, "e").await)?;
+    ensure!(refused.contains("open stdin"), "{refused}");
+    shim.task.delete(&client, "e").await?;
+    shim.end(&client).await?;
+    bed.settled()
+}

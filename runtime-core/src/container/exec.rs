@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 use oci_spec::runtime as oci;
 
 use super::{Container, Stdio, last_cap};
-use crate::error::{Result, Warning};
+use crate::error::{Error, Result, Warning};
 use crate::plan::{Process, ProcessContext, plan_process};
 use crate::proto::{ExecStageRequest, FdKind, Message, unexpected};
+use crate::reap::{reap_blocking, send_signal};
 use crate::stage::{self, Steps};
 use crate::stage_process::{self, Fds};
 use crate::step::Step;
@@ -35,6 +36,18 @@ pub struct Exec {
     pub console: Option<OwnedFd>,
     /// Downgrades.
     pub warnings: Vec<Warning>,
+}
+
+impl Exec {
+    /// Kills and collects the process: for a caller that cannot keep it. One that nobody collects keeps the container's init
+    /// from ending (pid_namespaces(7)).
+    pub fn abandon(self) -> Result<()> {
+        match send_signal(&self.pidfd, libc::SIGKILL) {
+            Ok(()) | Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        reap_blocking(&self.pidfd).map(drop)
+    }
 }
 
 impl Container {

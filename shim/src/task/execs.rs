@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use containerd_shim_protos::api::ExecProcessRequest;
 use containerd_shim_protos::events::task as event;
-use runtime_core::ExecRequest;
 use runtime_core::error::OsContext;
+use runtime_core::{Exec, ExecRequest};
 
-use super::{Task, exit_or_unknown, warn};
+use super::{Task, blocking, exit_or_unknown, warn};
 use crate::convert;
 use crate::error::{Error, Result};
 use crate::lifecycle::{State, Verb};
@@ -104,13 +104,14 @@ impl Task {
             .on_container(|container| container.exec(request))
             .await?;
         warn(&self.id, &exec.warnings);
-        let pidfd = exec.pidfd.try_clone().os("dup", "pidfd")?;
-        if let Some(console) = exec.console {
-            io.attach_console(console)?;
+        let pid = exec.pid;
+        match keep(exec, process, &io) {
+            Ok(pidfd) => Ok((pid, pidfd)),
+            Err((exec, error)) => {
+                blocking(move || Ok(exec.abandon()?)).await?;
+                Err(error)
+            }
         }
-        process.start_input()?;
-        process.started(exec.pid, exec.pidfd);
-        Ok((exec.pid, pidfd))
     }
 
     /// Publishes the exit of an exec'd process.
@@ -132,5 +133,25 @@ impl Task {
         process.deleted();
         self.lock().by_id.remove(exec_id);
         Ok((process.pid(), exit_or_unknown(&process)))
+    }
+}
+
+/// Takes charge of a process that has just been executed: its terminal, its input, its exit. Gives it back where that fails.
+fn keep(mut exec: Exec, process: &Process, io: &Io) -> Result<OwnedFd, (Exec, Error)> {
+    let console = exec.console.take();
+    let kept = || {
+        let pidfd = exec.pidfd.try_clone().os("dup", "pidfd")?;
+        if let Some(console) = console {
+            io.attach_console(console)?;
+        }
+        process.start_input()?;
+        Ok(pidfd)
+    };
+    match kept() {
+        Ok(pidfd) => {
+            process.started(exec.pid, exec.pidfd);
+            Ok(pidfd)
+        }
+        Err(error) => Err((exec, error)),
     }
 }

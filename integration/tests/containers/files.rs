@@ -1,10 +1,13 @@
-//! Nothing on disk is shifted: what a container leaves is what an image says.
+//! Nothing on disk is shifted: what a container leaves is what an image says. What engines put over an image's files.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use integration::debian::Release;
 use integration::image::Image;
 
 use crate::bed::{Bed, Case, Container, OURS};
+use crate::isolation::ask;
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("owners_on_disk", OURS, owners),
@@ -12,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("capabilities_and_acls_on_disk", OURS, attributes).only(&[Release::Sid]),
     Case::new("committed_layer_runs_under_runc", OURS, commit),
     Case::new("another_range_finds_the_files", OURS, another_range),
+    Case::new("files_of_the_engine", OURS, engine_files),
 ];
 
 /// The upper directory of the newest snapshot, which is that of the only container.
@@ -144,4 +148,69 @@ fn another_range(bed: &Bed<'_>) -> Result<()> {
     ensure!(found == "kept\n1000:1001\ndata\n5:6", "{found}");
     other.remove()?;
     container.remove()
+}
+
+/// What engines put over the image's files in /etc may go, and is in no bind's way; but nothing that restricts a mount, here or
+/// on the host, and no volume.
+fn engine_files(bed: &Bed<'_>) -> Result<()> {
+    bed.node
+        .shell(
+            "mkdir /srv/plain /srv/strict; mount -t tmpfs -o nosuid,nodev strict /srv/strict; \
+             for f in plain/hosts plain/hostname plain/volume strict/resolv.conf; do echo $f >/srv/$f; done",
+        )?
+        .ok()?;
+    let mount = |source: &str, name: &str, mode: &str| {
+        format!("--mount=type=bind,src=/srv/{source},dst=/etc/{name},options=rbind:{mode}")
+    };
+    let run = |mounts: &[String]| {
+        let mounts: Vec<_> = mounts.iter().map(String::as_str).collect();
+        bed.detached(&mounts, Image::Busybox, &["/probe", "sleep"])
+    };
+    let hosts = mount("plain/hosts", "hosts", "rw");
+    let container = run(std::slice::from_ref(&hosts))?;
+    let seen = container.shell(
+        "cat /etc/hosts; mkdir /etc2; mount --bind /etc /etc2; cat /etc2/hosts; umount /etc2; echo >>/etc/hosts more; umount /etc/hosts; cat /etc/hosts",
+    )?;
+    ensure!(seen == "plain/hosts", "{seen}");
+    ensure!(bed.node.shell("cat /srv/plain/hosts")?.ok()?.text() == "plain/hosts\nmore");
+    container.remove()?;
+
+    let container = run(&[
+        hosts,
+        mount("plain/hostname", "hostname", "ro"),
+        mount("strict/resolv.conf", "resolv.conf", "rw"),
+        mount("plain/volume", "volume", "rw"),
+    ])?;
+    let rows = ask(&container, &["locks"])?;
+    let undone: BTreeSet<_> = rows
+        .as_array()
+        .context("no list")?
+        .iter()
+        .filter(|row| row["outcome"] == "ok")
+        .filter_map(|row| row["mount"].as_str().filter(|at| at.starts_with("/etc")))
+        .collect();
+    ensure!(
+        undone == BTreeSet::from(["/etc/hosts"]),
+        "undone: {undone:?}"
+    );
+    container.remove()?;
+
+    // Through a link, whose end is covered later.
+    bed.node
+        .shell("mkdir -p /srv/etc /srv/run/x; ln -s ../run/x/stub /srv/etc/resolv.conf; touch /srv/run/x/stub")?
+        .ok()?;
+    let dir =
+        |name: &str| format!("--mount=type=bind,src=/srv/{name},dst=/{name},options=rbind:rw");
+    let container = run(&[
+        dir("run"),
+        dir("etc"),
+        mount("plain/hosts", "resolv.conf", "rw"),
+        "--mount=type=tmpfs,src=tmpfs,dst=/run,options=mode=755".into(),
+    ])?;
+    container.shell("test -L /etc/resolv.conf; ! test -e /etc/resolv.conf")?;
+    container.remove()?;
+    bed.node
+        .shell("umount /srv/strict; rm -r /srv/plain /srv/strict /srv/etc /srv/run")?
+        .ok()?;
+    Ok(())
 }

@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// What the probe prints as JSON for `words`.
-fn ask(container: &Container<'_>, words: &[&str]) -> Result<Value> {
+pub(crate) fn ask(container: &Container<'_>, words: &[&str]) -> Result<Value> {
     let script = format!("/probe {}; {LINGER}", words.join(" "));
     let output = container.exec(&["/bin/sh", "-c", &script])?.ok()?;
     serde_json::from_str(output.text())

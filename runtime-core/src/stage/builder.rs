@@ -112,7 +112,8 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         pid_ns: made.pid_ns.as_fd(),
         unmappable: request.unmappable_mount,
     };
-    warnings.extend(steps.run(Step::Mounts, || mounts::mount_all(&context, &mut makers))?);
+    let (more, unlocked) = steps.run(Step::Mounts, || mounts::mount_all(&context, &mut makers))?;
+    warnings.extend(more);
     steps.run(Step::Mounts, || mounts::kernel_files(&context))?;
     let moved = mover.is_some();
     let not_moved = steps.run(Step::NetworkMoved, || mover.map(Mover::finish).transpose())?;
@@ -144,7 +145,11 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         unmount(".", UnmountFlags::DETACH).os("umount", "old root")
     })?;
     // The last act that can fail: from here on init speaks for the container.
-    none.run(Step::Pivot, || go.send(&Go::Pivoted))?;
+    none.run(Step::Pivot, || {
+        let (paths, files): (Vec<_>, Vec<_>) = unlocked.into_iter().unzip();
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        go.send_with(&Go::Pivoted { unlocked: paths }, &files)
+    })?;
     makers.finish();
     Ok(())
 }

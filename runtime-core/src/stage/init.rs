@@ -26,8 +26,11 @@ const FIRST_TERMINAL: &str = "/dev/pts/0";
 pub(super) enum Go {
     /// Run the createContainer hooks; answered in kind.
     Hooks,
-    /// The root is in place.
-    Pivoted,
+    /// The root is in place. With it come detached mounts of files, to be mounted on these paths when the rest is locked.
+    Pivoted {
+        /// Paths inside.
+        unlocked: Vec<String>,
+    },
     /// C → S: a hook failed.
     Failed(StageFailure),
 }
@@ -56,8 +59,8 @@ impl Init<'_> {
     fn pipeline(&self) -> Result<Infallible, Option<StageFailure>> {
         let (steps, plan) = (self.steps, &self.request.plan);
         let _ = rustix::thread::set_name(c"sysbox:[init]");
-        self.wait_for_root()?;
-        steps.run(Step::Lock, || self.lock_mounts())?;
+        let unlocked = self.wait_for_root()?;
+        steps.run(Step::Lock, || self.lock_mounts(unlocked))?;
         steps.run(Step::Setup, || {
             self.host_name()?;
             security::new_session(plan.process.terminal.then_some(FIRST_TERMINAL), self.stdio)?;
@@ -83,10 +86,12 @@ impl Init<'_> {
         Ok(steps.last(Step::Exec, || program.exec())?)
     }
 
-    fn wait_for_root(&self) -> Result<(), Option<StageFailure>> {
+    fn wait_for_root(&self) -> Result<mounts::Unlocked, Option<StageFailure>> {
         loop {
             match self.go.recv::<Go>() {
-                Ok(Some((Go::Pivoted, _))) => return Ok(()),
+                Ok(Some((Go::Pivoted { unlocked }, fds))) => {
+                    return Ok(unlocked.into_iter().zip(fds).collect());
+                }
                 Ok(Some((Go::Hooks, _))) => {
                     let hooks = &self.request.plan.hooks.create_container;
                     let done = self.steps.run(Step::Hooks, || {
@@ -119,9 +124,10 @@ impl Init<'_> {
     /// The copy of the mounts is owned by our user namespace, less privileged than the one they
     /// were made in: the kernel locks them all (mount_namespaces(7)). What is mounted from here on
     /// is not locked.
-    fn lock_mounts(&self) -> Result<()> {
+    fn lock_mounts(&self, unlocked: mounts::Unlocked) -> Result<()> {
         rustix::process::chdir("/").os("chdir", "/")?;
         nix::sched::unshare(CloneFlags::CLONE_NEWNS).os("unshare", "mount namespace")?;
+        mounts::attach_unlocked(unlocked)?;
         let propagation = match mounts::flag(self.request.plan.rootfs.propagation) {
             libc::MS_PRIVATE => MountPropagationFlags::PRIVATE,
             libc::MS_SLAVE => MountPropagationFlags::DOWNSTREAM,

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, openat};
 use rustix::mount::MountAttrFlags;
 
 use super::fs::{self, option};
@@ -29,9 +29,20 @@ pub(super) struct Context<'a> {
     pub(super) unmappable: OnUnmappable,
 }
 
+/// Files that engines bind over the image's. What is below is the image's own, so root inside may unmount them; locked they
+/// would be in the way of `mount --bind /etc` and of tools that unmount them to write their own (mount_namespaces(7)).
+const UNLOCKED: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+
+/// What [`mount_all`] leaves to init, which mounts it when the rest is locked: path inside and detached mount.
+pub(super) type Unlocked = Vec<(String, OwnedFd)>;
+
 /// Makes the spec's mounts in order; returns downgrades.
-pub(super) fn mount_all(context: &Context<'_>, makers: &mut Makers) -> Result<Vec<Warning>> {
+pub(super) fn mount_all(
+    context: &Context<'_>,
+    makers: &mut Makers,
+) -> Result<(Vec<Warning>, Unlocked)> {
     let mut warnings = Vec::new();
+    let mut unlocked = Vec::new();
     let mut tmpfs = user_tmpfs(context, makers)?.into_iter();
     for (index, mount) in context.plan.mounts.iter().enumerate() {
         let field = format!("mounts[] {}", mount.destination);
@@ -81,9 +92,68 @@ pub(super) fn mount_all(context: &Context<'_>, makers: &mut Makers) -> Result<Ve
             Target::File(0o644)
         };
         let target = inroot::target(context.root, &mount.destination, kind)?;
-        fs::attach(tree, target, &mount.destination)?;
+        if may_be_unlocked(context, index, &tree)? {
+            unlocked.push((mount.destination.clone(), tree));
+        } else {
+            fs::attach(tree, target, &mount.destination)?;
+        }
     }
-    Ok(warnings)
+    Ok((warnings, unlocked))
+}
+
+/// Mounts them below `/`, the container's root.
+pub(super) fn attach_unlocked(unlocked: Unlocked) -> Result<()> {
+    if unlocked.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, "/", flags, Mode::empty()).os("open", "/")?;
+    for (path, file) in unlocked {
+        let target = inroot::target(&root, &path, Target::File(0o644))?;
+        fs::attach(file, target, &path)?;
+    }
+    Ok(())
+}
+
+/// Whether a mount may be made last and unlocked: a file that nothing restricts, so that there is nothing to undo, and that
+/// nothing covers.
+fn may_be_unlocked(context: &Context<'_>, index: usize, tree: &OwnedFd) -> Result<bool> {
+    let plan = context.plan;
+    let (mount, later) = (&plan.mounts[index], &plan.mounts[index + 1..]);
+    let path = Path::new(&mount.destination);
+    let mut covers = plan.masked_paths.iter().chain(&plan.readonly_paths);
+    if !UNLOCKED.contains(&mount.destination.as_str())
+        || !matches!(mount.kind, MountKind::Bind { .. })
+        || later
+            .iter()
+            .any(|other| path.starts_with(&other.destination))
+        || covers.any(|cover| path.starts_with(cover))
+    {
+        return Ok(false);
+    }
+    // Where a link leads may change with the mounts that follow.
+    for path in ["/etc", &mount.destination] {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let at =
+            inroot::open(context.root, path, flags).os("open in the root file system", path)?;
+        let stat = rustix::fs::fstat(&at).os("stat", path)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            return Ok(false);
+        }
+    }
+    let stat = rustix::fs::fstat(tree).os("stat", &mount.destination)?;
+    // The spec's own, and those of the mount on the host that it is a copy of.
+    let restrictions = StatVfsMountFlags::RDONLY
+        | StatVfsMountFlags::NOSUID
+        | StatVfsMountFlags::NODEV
+        | StatVfsMountFlags::NOEXEC;
+    let flags = rustix::fs::fstatvfs(tree)
+        .os("statvfs", &mount.destination)?
+        .f_flag;
+    Ok(
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && !flags.intersects(restrictions),
+    )
 }
 
 /// Superblocks of all tmpfs of the spec, in order, by one process in the user namespace.

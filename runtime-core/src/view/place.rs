@@ -26,9 +26,9 @@ use crate::mounted::{attach, stat};
 use crate::mountinfo::{self, Mount};
 use crate::stage::fs;
 
-/// When it is asked whether dockerd has resolved the path again.
+/// How often it is asked whether dockerd has resolved the path again.
 const GLANCE: Duration = Duration::from_millis(10);
-/// How long the overlay stays above the view if it had not by then.
+/// How long the overlay stays above the view if dockerd has not.
 const POSE: Duration = Duration::from_millis(500);
 
 /// A path with a view.
@@ -60,10 +60,27 @@ struct State {
 #[derive(Debug)]
 struct Pose {
     mounts: [u64; 2],
-    /// When to ask; `None` once that was done.
+    /// When to ask; `None` where nothing would tell.
     glance: Option<Instant>,
     /// When they go.
     until: Instant,
+}
+
+impl Mounts {
+    /// Mounts a copy of the overlay at `path`; returns its id.
+    fn show_overlay(&self, path: &Path) -> Result<u64> {
+        let copy = fs::clone_fd(&self.overlay, false, "root file system")?;
+        attach(&copy, path)?;
+        Ok(stat(path)?.stx_mnt_id)
+    }
+
+    /// The same, marked: whoever resolves the path takes the mark away. Returns when to look for it.
+    fn show_marked(&self, path: &Path) -> Result<(u64, Option<Instant>)> {
+        let id = self.show_overlay(path)?;
+        // The first time it only marks.
+        let marked = unmount(path, UnmountFlags::EXPIRE) == Err(Errno::AGAIN);
+        Ok((id, marked.then(|| Instant::now() + GLANCE)))
+    }
 }
 
 impl Place {
@@ -101,19 +118,12 @@ impl Place {
         let Some(mounts) = state.mounts.as_ref().filter(|_| state.pose.is_none()) else {
             return Ok(());
         };
-        let attached = || {
-            let copy = fs::clone_fd(&mounts.overlay, false, "root file system")?;
-            attach(&copy, &self.path)?;
-            self.top()
-        };
-        let both = [attached()?, attached()?];
-        // The first time it only marks the mount; whoever resolves the path takes the mark away.
-        let marked = unmount(&self.path, UnmountFlags::EXPIRE);
-        let now = Instant::now();
+        let lower = mounts.show_overlay(&self.path)?;
+        let (upper, glance) = mounts.show_marked(&self.path)?;
         state.pose = Some(Pose {
-            mounts: both,
-            glance: (marked == Err(Errno::AGAIN)).then(|| now + GLANCE),
-            until: now + POSE,
+            mounts: [lower, upper],
+            glance,
+            until: Instant::now() + POSE,
         });
         Ok(())
     }
@@ -121,35 +131,36 @@ impl Place {
     /// Puts right what is uppermost. Returns when to look again, unless the mounts change before.
     fn look(&self) -> Result<Option<Duration>> {
         let mut state = self.lock();
-        if let Some(pose) = &mut state.pose {
-            let again = self.end(pose)?;
+        let State { mounts, top, pose } = &mut *state;
+        let Some(mounts) = mounts else {
+            return Ok(None);
+        };
+        if let Some(posing) = pose {
+            let again = self.end(posing, mounts)?;
             if again.is_none() {
-                state.pose = None;
+                *pose = None;
             }
             return Ok(again);
         }
-        let Some(mounts) = &state.mounts else {
+        let Ok(now) = self.top() else {
             return Ok(None);
         };
-        let Ok(top) = self.top() else {
-            return Ok(None);
-        };
-        if top == state.top {
+        if now == *top {
             return Ok(None);
         }
         let all = mountinfo::read()?;
-        if all.iter().any(|m| m.id == top && self.is_on_layer(m)) {
+        if all.iter().any(|m| m.id == now && self.is_on_layer(m)) {
             tracing::info!(path = %self.path.display(), "in place of an overlay on a running container's layer: the view");
             let copy = fs::clone_fd(&mounts.view, false, "view")?;
             unmount(&self.path, UnmountFlags::DETACH).os("umount", self.path.display())?;
             attach(&copy, &self.path)?;
         }
-        state.top = self.top()?;
+        *top = self.top()?;
         Ok(None)
     }
 
     /// Ends a pose that has been seen or has lasted long enough; else returns when to look again.
-    fn end(&self, pose: &mut Pose) -> Result<Option<Duration>> {
+    fn end(&self, pose: &mut Pose, mounts: &Mounts) -> Result<Option<Duration>> {
         let now = Instant::now();
         if let Some(at) = pose.glance {
             let left = at.saturating_duration_since(now);
@@ -157,9 +168,14 @@ impl Place {
             if !left.is_zero() {
                 return Ok(Some(left));
             }
-            pose.glance = None;
-            if unmount(&self.path, UnmountFlags::EXPIRE).is_err() {
-                pose.until = now;
+            match unmount(&self.path, UnmountFlags::EXPIRE) {
+                // Nobody did, and it is gone.
+                Ok(()) if now < pose.until => {
+                    let [_, upper] = &mut pose.mounts;
+                    (*upper, pose.glance) = mounts.show_marked(&self.path)?;
+                    return Ok(Some(GLANCE));
+                }
+                _ => (pose.glance, pose.until) = (None, now),
             }
         }
         let Ok(mut top) = self.top() else {

@@ -62,6 +62,8 @@ impl Snapshot {
             let dir = Path::new("/var/lib/containerd").join(dir);
             tree("state", &node.path(&dir), &dir, depth, &mut facts);
         }
+        // A snapshot that a containerd was making when it was killed; no runtime has seen it.
+        facts.retain(|fact| !fact.contains(".overlayfs/snapshots/new-"));
         // dockerd's own socket has another name after each start, and stays when dockerd is killed.
         facts.retain(|fact| !fact.starts_with("file /run/docker/libnetwork/"));
         // What network namespaces were mounted on stays for up to a minute in dockerd 26; the mounts are facts, too.

@@ -50,7 +50,7 @@ setup: deps
 deps:
 	@integration/setup.sh
 
-critest: ## the whole of critest with our handler and with runc's, on two engines, with and without hostUsers (20 min)
+critest: setup build ## the whole of critest with our handler and with runc's, on two engines, with and without hostUsers (20 min)
 	SYSBOX_CRITEST=all cargo test --locked -p integration --test cri -- critest
 
 test-k8s: setup build ## pods under a real API server and kubelet (root; their build takes a quarter of an hour, once)

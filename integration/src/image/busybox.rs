@@ -104,7 +104,7 @@ pub(super) fn pause() -> Result<PathBuf> {
 /// The layout of [`Image::Web`].
 pub(super) fn web() -> Result<PathBuf> {
     let base = base()?;
-    let text = format!("image-web 1 {}", base.display());
+    let text = format!("image-web 2 {}", base.display());
     cache::artefact("image-web", &text, |part| {
         let mut layout = Layout::create(part)?;
         layout.layer(|tar| {
@@ -115,7 +115,8 @@ pub(super) fn web() -> Result<PathBuf> {
         layout.layer_of(|root| write(root, "www/index.html", "served\n"))?;
         layout.finish(
             Image::Web.reference(),
-            &json!({"Entrypoint": ["httpd", "-f", "-p", "80", "-h", "/www"], "Env": [PATH]}),
+            // critest looks for the server's name in its log.
+            &json!({"Entrypoint": ["sh", "-c", "echo httpd; exec httpd -f -p 80 -h /www"], "Env": [PATH]}),
         )
     })
 }

@@ -31,6 +31,9 @@ const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// The same with `hostUsers: false` for pods that do not say otherwise.
 const USERS: &str = "/run/hostusers.sock";
 
+/// An image of critest's that any web server can stand in for.
+const HTTPD: &str = "registry.k8s.io/e2e-test-images/httpd:2.4.39-4";
+
 /// What a whole run may take.
 const DEADLINE: Duration = Duration::from_secs(900);
 
@@ -68,7 +71,7 @@ const EXPECTED: &[(&str, &str)] = &[
 const CONFIGURED: &str = "runtime should support dropping";
 
 /// What runs unless SYSBOX_CRITEST=all: the part about what a runtime does differently.
-const FOCUS: &str = "PodSandbox|Networking|NamespaceOption|NoNewPrivs|UserNamespaces|ReadonlyPaths|Mount Readonly|Mount Propagation|container stats";
+const FOCUS: &str = "PodSandbox|Networking|NamespaceOption|NoNewPrivs|UserNamespaces|Multiple Containers|ReadonlyPaths|Mount Readonly|Mount Propagation|container stats";
 
 /// State of each spec in `focus` that was not skipped, by name.
 fn specs(bed: &Bed<'_>, handler: &str, focus: &str) -> Result<BTreeMap<String, bool>> {
@@ -113,10 +116,14 @@ fn specs(bed: &Bed<'_>, handler: &str, focus: &str) -> Result<BTreeMap<String, b
 
 fn critest(bed: &Bed<'_>) -> Result<()> {
     bed.node.import(Image::Web)?;
+    let web = Image::Web.reference();
+    bed.node
+        .ctr(&["--namespace", "k8s.io", "images", "tag", web, HTTPD])?
+        .ok()?;
     let images = format!(
         "defaultTestContainerImage: {}\nwebServerTestImage: {}\n",
         Image::Busybox.reference(),
-        Image::Web.reference()
+        web
     );
     std::fs::write(bed.node.path("/srv/images.yaml"), images)
         .context("write the list of images")?;
@@ -162,7 +169,10 @@ fn critest(bed: &Bed<'_>) -> Result<()> {
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Its specs leave pods behind where they fail, with runc as well; the image goes, too, and what runc keeps.
     bed.node
-        .shell("crictl rmp --all --force >/dev/null 2>&1; crictl rmi localhost/web:latest >/dev/null 2>&1; rm -rf /srv/* /tmp/* /etc/containerd-shim-sysbox /run/containerd-shim-sysbox/seccomp; rmdir /run/containerd/runc/k8s.io /sys/fs/cgroup/k8s.io 2>/dev/null || true")?
+        .shell(&format!(
+            "crictl rmp --all --force >/dev/null 2>&1; crictl rmi {web} {HTTPD} >/dev/null 2>&1; rm -rf /srv/* /tmp/* /etc/containerd-shim-sysbox \
+             /run/containerd-shim-sysbox/seccomp; rmdir /run/containerd/runc/k8s.io /sys/fs/cgroup/k8s.io 2>/dev/null || true"
+        ))?
         .ok()?;
     Ok(())
 }

@@ -237,7 +237,7 @@ pub(crate) fn shim(cluster: &Cluster, kind: Kind) -> Result<()> {
     pod.shell("docker import /root/bb.tar bb >/dev/null; docker run -d bb sleep 10000")?;
     let before = status(&pod.get()?, "dind")?["containerID"].clone();
     let kill = format!(
-        "pod=$(crictl pods -q --name {}); kill -KILL $(pgrep -f \"^[^ ]*/containerd-shim-sysbox-v2 .*-id $pod\")",
+        "pod=$(crictl pods -q --state Ready --name {}); kill -KILL $(pgrep -f \"^[^ ]*/containerd-shim-sysbox-v2 .*-id $pod\")",
         pod.name
     );
     cluster.node.shell(&kill)?.ok()?;

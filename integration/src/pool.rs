@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Error, Result, anyhow};
 
 use crate::debian::Release;
 use crate::image::Image;
@@ -12,6 +12,9 @@ use crate::leak::{self, Snapshot};
 use crate::node::Node;
 
 static IDLE: Mutex<Vec<Idle>> = Mutex::new(Vec::new());
+
+/// How much of a log comes with an error.
+const LOG_LINES: usize = 40;
 
 /// A node that nobody uses, how it was when it was new, and what it was made as.
 type Idle = (Node, Snapshot, String);
@@ -75,15 +78,15 @@ impl Lease {
         Ok(())
     }
 
-    /// What containerd and its shims logged since the lease began, at most the last `lines`.
+    /// The error with what containerd and its shims logged since the lease began, at most the last [`LOG_LINES`].
     #[must_use]
-    pub fn log(&self, lines: usize) -> String {
+    pub fn explain(&self, error: &Error) -> Error {
         let bytes = fs::read(self.node.containerd_log()).unwrap_or_default();
         let text = String::from_utf8_lossy(bytes.get(self.log..).unwrap_or_default()).into_owned();
         let all: Vec<_> = text.lines().collect();
-        all.get(all.len().saturating_sub(lines)..)
-            .unwrap_or_default()
-            .join("\n")
+        let last = all.get(all.len().saturating_sub(LOG_LINES)..);
+        let log = last.unwrap_or_default().join("\n");
+        anyhow!("{error:#}\n--- the engine's log since the test began\n{log}")
     }
 }
 

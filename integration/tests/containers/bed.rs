@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use integration::debian::Release;
 use integration::engines::Engine;
 use integration::image::Image;
@@ -123,10 +123,7 @@ impl Case {
             runtime,
             count: AtomicU32::new(0),
         };
-        (self.body)(&bed).map_err(|error| {
-            let log = lease.log(40);
-            anyhow!("{error:#}\n--- containerd's log since the test began\n{log}")
-        })?;
+        (self.body)(&bed).map_err(|error| lease.explain(&error))?;
         lease.give_back()
     }
 }

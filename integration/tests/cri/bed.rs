@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use integration::debian::Release;
 use integration::engines::Engine;
 use integration::image::Image;
@@ -128,10 +128,7 @@ impl Case {
             kind,
             count: AtomicU32::new(0),
         };
-        (self.body)(&bed).map_err(|error| {
-            let log = lease.log(40);
-            anyhow!("{error:#}\n--- containerd's log since the test began\n{log}")
-        })?;
+        (self.body)(&bed).map_err(|error| lease.explain(&error))?;
         lease.give_back()
     }
 }

@@ -12,7 +12,7 @@ mod table;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use integration::pool::{self, Lease};
 use integration::{kernel_log, suite};
 use libtest_mimic::{Arguments, Trial};
@@ -63,10 +63,7 @@ fn main() -> ExitCode {
 fn tried(door: &'static dyn Door, step: &'static Step) -> Result<()> {
     let lease = Lease::of(door.name(), || door.node())?;
     let bed = Bed { node: &lease, door };
-    let outcome = (step.body)(&bed).map_err(|error| {
-        let log = lease.log(40);
-        anyhow!("{error:#}\n--- the engine's log since the step began\n{log}")
-    });
+    let outcome = (step.body)(&bed).map_err(|error| lease.explain(&error));
     match (door.cell(step.name), outcome) {
         (Cell::NotYet(_), Err(_)) => return Ok(()),
         (Cell::NotYet(why), Ok(())) => bail!("it works, so it is no longer \"{why}\""),

@@ -119,6 +119,20 @@ impl Faults<'_> {
         fs::write(self.file(), "").context("write fail-at")
     }
 
+    /// Runs a script of a client that a fault at `step` fails, and that says so.
+    pub(crate) fn hits(&self, step: Step, script: &str) -> Result<()> {
+        self.at(step)?;
+        let output = self.node.shell(script)?;
+        self.none()?;
+        ensure!(
+            output.code != 0 && output.stderr.contains(&format!("injected fault at {step}")),
+            "a fault at {step}: {} {}",
+            output.code,
+            output.stderr
+        );
+        Ok(())
+    }
+
     fn file(&self) -> PathBuf {
         self.node.path(FAIL_AT)
     }
@@ -277,15 +291,7 @@ pub(crate) fn docker() -> Result<()> {
     faults.none()?;
     let before = Snapshot::of_node(&node);
     for &step in [CREATE, START].concat().iter() {
-        faults.at(step)?;
-        let output = node.shell(&run)?;
-        faults.none()?;
-        ensure!(
-            output.code != 0 && output.stderr.contains(&format!("injected fault at {step}")),
-            "a fault at {step}: {} {}",
-            output.code,
-            output.stderr
-        );
+        faults.hits(step, &run)?;
         leak::settled(&node, &before).with_context(|| format!("a fault at {step}"))?;
     }
     for &step in DELETE {

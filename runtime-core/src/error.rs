@@ -7,8 +7,6 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::step::Step;
-
 /// Result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -113,7 +111,7 @@ impl Error {
 #[error("{step}: {chain}")]
 pub struct StageFailure {
     /// The named step that failed.
-    pub step: Step,
+    pub step: String,
     /// The joined error chain.
     pub chain: String,
     /// The kernel's error number, where there is one.

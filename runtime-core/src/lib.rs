@@ -1,42 +1,47 @@
 //! The runtime library of `containerd-shim-sysbox-v2`: from an OCI spec to a running system container.
 //!
-//! Synchronous, without tokio and without statics. `plan` checks the spec (pure); [`Container::create`] runs the
-//! pipeline of named [`step::Step`]s; `stage` is the child side, in single-threaded processes of their own; `sys` holds
-//! the only `unsafe`.
+//! Synchronous, without tokio and without statics. Each room uses only those below it (a test holds it to that):
+//!
+//! ```text
+//!  container     create, exec and the other verbs; the record; cleaning up after a dead shim
+//!  pod           what containers of a pod share: user namespace and id range, network, kmsg
+//!  stage         the child side, in single-threaded processes of their own, and the talk with it
+//!  rootfs        where a root file system comes from; the host's view of it; data roots
+//!  plan          the OCI spec, checked once (pure)
+//!  seccomp  cgroup               filters; delegated cgroups, limits and device policy
+//!  config        what the operator says
+//!  kernel        mounts by descriptor, id maps, netlink, FUSE, children
+//!  sys  error    all `unsafe`; the one error type
+//! ```
 #![deny(unsafe_code)]
 
-pub mod cgroup;
-pub mod config;
-pub mod container;
-mod data_roots;
-pub mod error;
-mod fault;
-mod fuse;
+mod cgroup;
+mod config;
+mod container;
+mod error;
 #[cfg(fuzzing)]
 pub mod fuzz;
-pub mod hooks;
-mod host_network;
-pub mod idmap;
-mod kmsg;
-mod limits;
-mod mounted;
-mod mountinfo;
-mod netlink;
-pub mod plan;
-pub mod pod;
-mod proto;
-pub mod ranges;
-pub mod reap;
-mod record;
+mod kernel;
+mod plan;
+mod pod;
 mod rootfs;
-pub mod seccomp;
-pub mod stage;
-mod stage_process;
-pub mod step;
-mod superblock;
+mod seccomp;
+mod stage;
 #[expect(unsafe_code, reason = "system calls that no kept crate offers")]
 mod sys;
-mod view;
 
-pub use container::{Container, CreateRequest, Exec, ExecRequest, RootfsMount, Stdio, cleanup};
-pub use error::{Error, Result, Warning};
+pub use cgroup::{Cgroup, DeviceRule, Hierarchy};
+pub use config::{CgroupConfig, Config, DEFAULT_PATH, Ids};
+pub use container::{Container, CreateRequest, Exec, ExecRequest, Stdio, cleanup};
+pub use error::{Error, OsContext, Result, StageFailure, Warning};
+pub use kernel::reap::{ExitStatus, reap, reap_blocking, send_signal};
+pub use pod::Pod;
+pub use rootfs::RootfsMount;
+pub use stage::{Step, run_if_stage};
+
+/// Counters of a cgroup.
+pub mod stats {
+    pub use crate::cgroup::stats::{
+        Cpu, HugeTlb, Io, IoEntry, Memory, MemoryEvents, Pids, Psi, PsiData, Rdma, RdmaEntry, Stats,
+    };
+}

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use runtime_core::config::{Config, DEFAULT_PATH};
+use runtime_core::{Config, DEFAULT_PATH};
 
 use crate::error::Result;
 

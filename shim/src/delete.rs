@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::{Message, MessageField};
-use runtime_core::error::OsContext;
+use runtime_core::OsContext;
 
 use crate::convert::timestamp;
 use crate::error::Result;

@@ -62,8 +62,7 @@ impl From<Error> for ttrpc::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runtime_core::error::StageFailure;
-    use runtime_core::step::Step;
+    use runtime_core::StageFailure;
 
     #[test]
     fn every_error_has_its_code() {
@@ -98,7 +97,7 @@ mod tests {
             ),
             (
                 Core::Stage(StageFailure {
-                    step: Step::Exec,
+                    step: "exec".into(),
                     chain: text(),
                     errno: Some(2),
                 })

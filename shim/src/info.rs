@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
-use runtime_core::error::OsContext;
+use runtime_core::OsContext;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};

@@ -37,7 +37,7 @@ use crate::error::{Error, Result};
 use crate::flags::Flags;
 
 fn main() -> ExitCode {
-    runtime_core::stage::run_if_stage();
+    runtime_core::run_if_stage();
     stdio::binary::run_if_logger();
     let result = Flags::parse(std::env::args().skip(1))
         .map_err(|e| Error::InvalidArgument(e.to_string()))
@@ -81,7 +81,7 @@ fn run(flags: &Flags) -> Result<ExitCode> {
 }
 
 fn print(text: &str) -> Result<()> {
-    use runtime_core::error::OsContext;
+    use runtime_core::OsContext;
     Ok(std::io::stdout()
         .write_all(text.as_bytes())
         .os("write", "stdout")?)

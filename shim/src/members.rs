@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use runtime_core::error::OsContext;
+use runtime_core::OsContext;
 
 use crate::error::Result;
 

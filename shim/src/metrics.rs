@@ -3,7 +3,7 @@
 use containerd_shim_protos::cgroups_v2::metrics as proto;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
-use runtime_core::cgroup::stats::{
+use runtime_core::stats::{
     Cpu, HugeTlb, Io, IoEntry, Memory, MemoryEvents, Pids, Psi, PsiData, Rdma, RdmaEntry, Stats,
 };
 

@@ -19,7 +19,7 @@ use crate::task::Task;
 /// The containers of one shim.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    core: Arc<runtime_core::pod::Pod>,
+    core: Arc<runtime_core::Pod>,
     namespace: String,
     /// Where the pod's configuration comes from.
     config: Source,
@@ -56,7 +56,7 @@ enum Slot {
 impl Pod {
     /// A pod without tasks.
     pub(crate) fn new(
-        core: Arc<runtime_core::pod::Pod>,
+        core: Arc<runtime_core::Pod>,
         namespace: &str,
         config: Source,
         bundle: &Path,
@@ -210,12 +210,12 @@ fn not_created() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runtime_core::config::Config;
+    use runtime_core::Config;
     use std::time::Duration;
     use tokio::time::timeout;
 
     fn pod() -> Arc<Pod> {
-        let core = runtime_core::pod::Pod::new(Config::default()).unwrap();
+        let core = runtime_core::Pod::new(Config::default()).unwrap();
         let bundle = Path::new("/nonexistent");
         let socket = Arc::new(Served::new(None));
         Pod::new(

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime as oci;
-use runtime_core::reap::send_signal;
+use runtime_core::send_signal;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
-use runtime_core::reap::{self, ExitStatus};
+use runtime_core::{ExitStatus, reap};
 use tokio::io::Interest;
 
 use crate::epoll;
@@ -36,11 +36,11 @@ pub(crate) async fn exit(pidfd: OwnedFd) -> Exit {
 }
 
 async fn wait(pidfd: OwnedFd) -> runtime_core::Result<ExitStatus> {
-    use runtime_core::error::OsContext;
+    use runtime_core::OsContext;
     let pidfd = epoll::register(pidfd, Interest::READABLE).os("epoll on", "pidfd")?;
     loop {
         let mut ready = pidfd.readable().await.os("epoll on", "pidfd")?;
-        if let Some(status) = reap::reap(pidfd.get_ref())? {
+        if let Some(status) = reap(pidfd.get_ref())? {
             return Ok(status);
         }
         ready.clear_ready();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{Stream, unfold};
-use runtime_core::error::OsContext;
+use runtime_core::OsContext;
 use rustix::fs::{Mode, OFlags};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,7 +70,7 @@ fn serve(flags: &Flags, bundle: &Path, listener: StdListener, socket: &Arc<Serve
         path: flags.config.clone(),
         body: std::env::var(CONFIG_BODY).unwrap_or_default(),
     };
-    let core = runtime_core::pod::Pod::new(config.load()?)?;
+    let core = runtime_core::Pod::new(config.load()?)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use runtime_core::error::OsContext;
+use runtime_core::OsContext;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use runtime_core::error::OsContext;
+use runtime_core::OsContext;
 use serde::Deserialize;
 
 use crate::bootstrap::{self, Bootstrap};

@@ -15,7 +15,7 @@ use integration::leak::{self, Snapshot};
 use integration::node::Node;
 use integration::process;
 use integration::shim_api::{Bundle, Shim, soon};
-use runtime_core::step::Step;
+use runtime_core::Step;
 
 use crate::watch::Watch;
 

@@ -9,7 +9,7 @@ use integration::engines::Engine;
 use integration::image::Image;
 use integration::leak::{self, Snapshot};
 use integration::node::{DEADLINE, Node};
-use runtime_core::step::Step;
+use runtime_core::Step;
 
 use crate::faults::{DELETE, FAIL_AT, Faults, faulty_shim};
 use crate::kills::{Random, Victim, ends, enough, strike, victims};

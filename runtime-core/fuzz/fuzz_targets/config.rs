@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use runtime_core::Config;
 use runtime_core::Error;
-use runtime_core::config::Config;
 
 fuzz_target!(|text: &str| {
     let (annotation, file) = text.split_once('\n').unwrap_or((text, ""));

@@ -1,14 +1,11 @@
 //! Any config.json ends in a plan that is safe to act on, or in an error that names what is wrong.
 #![no_main]
 
-#[path = "../checks.rs"]
-mod checks;
-
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(spec) = serde_json::from_slice(data) else {
         return;
     };
-    checks::plan(&spec);
+    runtime_core::fuzz::plan(&spec);
 });

@@ -12,8 +12,8 @@ mod devices;
 mod events;
 mod file;
 mod hierarchy;
-pub mod limits;
-pub mod stats;
+pub(crate) mod limits;
+pub(crate) mod stats;
 mod tree;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,13 +26,14 @@ use rustix::io::Errno;
 
 pub use hierarchy::Hierarchy;
 use hierarchy::{Down, Refusal};
+pub use limits::DeviceRule;
 use stats::Stats;
 
 use crate::config::CgroupConfig;
 use crate::error::{Error, OsContext, Result};
 
 /// Name of the leaf. systemd as PID 1 expects to find itself in a cgroup of this name: it takes any other for its root.
-pub const LEAF: &str = "init.scope";
+pub(crate) const LEAF: &str = "init.scope";
 
 /// How long to wait for the last process to die or to freeze.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -367,3 +368,6 @@ fn remove(parent: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> rustix::io
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use super::Config;
 use crate::error::{Error, Result};
 
 /// Every annotation of ours begins with this; all others are somebody else's.
-pub const PREFIX: &str = "io.containerd.sysbox.";
+pub(crate) const PREFIX: &str = "io.containerd.sysbox.";
 
 /// Keys that an annotation may override where the file allows it. The pool of ids and the paths on the host are the
 /// operator's alone.

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::poststop;
 use crate::cgroup::{Cgroup, Hierarchy};
+use crate::container::record::Record;
 use crate::error::{Error, Result, Warning};
-use crate::record::Record;
-use crate::{data_roots, mounted, ranges};
+use crate::pod::ranges;
+use crate::rootfs::{data_roots, mounted};
 
 /// Undoes what a dead shim left of the container whose bundle this is. Nothing to undo is success.
 pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {

@@ -6,36 +6,23 @@ use std::sync::{Arc, Mutex};
 
 use oci_spec::runtime as oci;
 
+use super::limits;
 use super::{Container, Gate, ProcessFacts, last_cap, state};
 use crate::cgroup::{Cgroup, Hierarchy};
-use crate::data_roots::{self, DataRoot};
+use crate::container::record::Record;
 use crate::error::{Error, Result, Warning};
-use crate::hooks::{self, Status};
-use crate::idmap::IdMap;
-use crate::kmsg::Kmsg;
-use crate::limits;
-use crate::mounted::{Mounted, Taken};
+use crate::kernel::idmap::IdMap;
 use crate::plan::{NsSource, Plan, PlanInput};
 use crate::pod::Pod;
-use crate::proto::{FdKind, InitRequest, Message, take_fd, unexpected};
-use crate::record::Record;
-use crate::rootfs::{self, RootfsSource};
+use crate::pod::kmsg::Kmsg;
+use crate::rootfs::data_roots::{self, DataRoot};
+use crate::rootfs::mounted::{Mounted, Taken};
+use crate::rootfs::{self, RootfsMount, RootfsSource};
+use crate::stage::Step;
+use crate::stage::hooks::{self, Status};
+use crate::stage::parent::{self, Fds};
+use crate::stage::proto::{FdKind, InitRequest, Message, take_fd, unexpected};
 use crate::stage::{self, Steps};
-use crate::stage_process::{self, Fds};
-use crate::step::Step;
-
-/// A mount of `CreateTaskRequest.rootfs`.
-#[derive(Debug, Clone)]
-pub struct RootfsMount {
-    /// File-system type (`overlay`, `bind`).
-    pub fs_type: String,
-    /// Source path or name.
-    pub source: String,
-    /// Path below the root file system, mostly empty.
-    pub target: String,
-    /// Mount options as containerd spells them (`lowerdir=…`).
-    pub options: Vec<String>,
-}
 
 /// The process's ends of its standard streams; `None` is /dev/null. Ignored where a terminal is asked.
 #[derive(Debug, Default)]
@@ -204,12 +191,12 @@ impl Container {
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
-            stage_process::spawn(stage::INIT, &request, &fds.fds)
+            parent::spawn(stage::INIT, &request, &fds.fds)
         })?;
         drop(stdio);
 
         let made = loop {
-            match stage_process::news(&channel, &mut children)? {
+            match parent::news(&channel, &mut children)? {
                 (
                     Message::Created {
                         pid,
@@ -268,7 +255,7 @@ impl Container {
                 channel.send(&Message::Go)
             }
         })?;
-        match stage_process::news(&channel, &mut children)? {
+        match parent::news(&channel, &mut children)? {
             (Message::Ready, _) => {}
             (other, _) => return Err(unexpected(&format!("{other:?} from init"))),
         }

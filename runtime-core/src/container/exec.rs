@@ -4,15 +4,16 @@ use std::os::fd::OwnedFd;
 
 use oci_spec::runtime as oci;
 
+use super::limits;
 use super::{Container, Stdio, last_cap};
 use crate::error::{Error, Result, Warning};
+use crate::kernel::reap::{reap_blocking, send_signal};
 use crate::plan::{Process, ProcessContext, plan_process};
-use crate::proto::{ExecStageRequest, FdKind, Message, unexpected};
-use crate::reap::{reap_blocking, send_signal};
+use crate::stage::Step;
+use crate::stage::fault;
+use crate::stage::parent::{self, Fds};
+use crate::stage::proto::{ExecStageRequest, FdKind, Message, unexpected};
 use crate::stage::{self, Steps};
-use crate::stage_process::{self, Fds};
-use crate::step::Step;
-use crate::{fault, limits};
 
 /// What `exec` needs.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub struct ExecRequest {
     pub terminal: bool,
 }
 
-/// A process that runs in a container: a child of ours, reaped through its pidfd (see [`crate::reap`]).
+/// A process that runs in a container: a child of ours, reaped through its pidfd (see [`crate::kernel::reap`]).
 #[derive(Debug)]
 pub struct Exec {
     /// Its pid in the host's pid namespace.
@@ -86,16 +87,16 @@ impl Container {
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
-            stage_process::spawn(stage::EXEC, &request, &fds.fds)
+            parent::spawn(stage::EXEC, &request, &fds.fds)
         })?;
         drop(stdio);
-        let pid = match stage_process::next(&channel, &mut children)? {
+        let pid = match parent::next(&channel, &mut children)? {
             (Message::Spawned { pid }, _) => pid,
             (other, _) => return Err(unexpected(&format!("{other:?} from the stage"))),
         };
         warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &process))?);
         channel.send(&Message::Start)?;
-        stage_process::executed(&channel, &mut children)?;
+        parent::executed(&channel, &mut children)?;
         let pidfd = children.release(pid)?;
         children.finish()?;
         let console = terminal.map(|(master, _)| master);

@@ -6,6 +6,8 @@
 mod cleanup;
 mod create;
 mod exec;
+mod limits;
+mod record;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,25 +17,26 @@ use oci_spec::runtime as oci;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 pub use self::cleanup::cleanup;
-pub use self::create::{CreateRequest, RootfsMount, Stdio};
+pub use self::create::{CreateRequest, Stdio};
 pub use self::exec::{Exec, ExecRequest};
 use crate::cgroup::Cgroup;
 use crate::cgroup::limits::Limits;
 use crate::cgroup::stats::Stats;
-use crate::data_roots;
+use crate::container::record::Record;
 use crate::error::{Error, OsContext, Result, Warning};
-use crate::fault;
-use crate::hooks::{self, HookState, Status};
-use crate::idmap::IdMap;
-use crate::mounted::Taken;
-use crate::plan::{CapabilityRule, Hooks, SeccompProgram};
+use crate::kernel::idmap::IdMap;
+use crate::kernel::reap::{reap_blocking, send_signal};
+use crate::plan::{CapabilityRule, Hooks};
 use crate::pod::{Membership, Pod};
-use crate::proto::{Channel, Message, unexpected};
-use crate::reap::{reap_blocking, send_signal};
-use crate::record::Record;
+use crate::rootfs::data_roots;
+use crate::rootfs::mounted::Taken;
+use crate::seccomp::SeccompProgram;
+use crate::stage::Step;
 use crate::stage::Steps;
-use crate::stage_process::Children;
-use crate::step::Step;
+use crate::stage::fault;
+use crate::stage::hooks::{self, HookState, Status};
+use crate::stage::parent::Children;
+use crate::stage::proto::{Channel, Message, unexpected};
 
 /// A created container.
 #[derive(Debug)]

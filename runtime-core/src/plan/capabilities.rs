@@ -11,7 +11,7 @@ use crate::error::{Error, Result, Warning};
 
 /// What of `process.capabilities` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CapabilityRule {
+pub(crate) enum CapabilityRule {
     /// Nothing: all capabilities.
     All,
     /// What it lacks of the engines' default set (`dropped-capabilities = "drop"`): all capabilities but those. Where it
@@ -27,7 +27,7 @@ const ENGINES_DEFAULT: u64 = 0xa804_25fb;
 
 /// Capability sets as bit masks; the inheritable set is always empty unless the spec's are honoured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capabilities {
+pub(crate) struct Capabilities {
     /// Bounding.
     pub bounding: u64,
     /// Permitted.

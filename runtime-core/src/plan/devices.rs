@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// A device node of the spec, bound from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceNode {
+pub(crate) struct DeviceNode {
     /// Absolute path inside.
     pub path: String,
     /// Character or block.
@@ -27,7 +27,7 @@ pub struct DeviceNode {
 
 /// Kind of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DeviceKind {
+pub(crate) enum DeviceKind {
     /// Character.
     Char,
     /// Block.

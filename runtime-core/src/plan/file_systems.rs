@@ -5,9 +5,10 @@ use std::path::Path;
 use oci_spec::runtime as oci;
 
 use super::mounts::MountKind;
-use super::options::{FsOption, Options, attr};
+use super::options::{Options, attr};
 use super::text;
 use crate::error::{Error, Result, Warning};
+use crate::kernel::fs::FsOption;
 
 /// What a mount of the spec mounts.
 pub(super) fn kind(

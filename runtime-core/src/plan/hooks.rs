@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// Hooks by the runtime spec's names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hooks {
+pub(crate) struct Hooks {
     /// Runtime namespace, at create.
     pub prestart: Vec<Hook>,
     /// Runtime namespace, at create, after `prestart`.
@@ -25,7 +25,7 @@ pub struct Hooks {
 
 /// One hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hook {
+pub(crate) struct Hook {
     /// Absolute path.
     pub path: String,
     /// argv, with argv[0]; empty: the path alone.

@@ -4,7 +4,7 @@ use oci_spec::runtime as oci;
 
 use super::text;
 use crate::error::{Error, Result};
-use crate::idmap::{IdMap, IdMapping};
+use crate::kernel::idmap::{IdMap, IdMapping};
 
 /// Lines that the kernel takes (UID_GID_MAP_MAX_EXTENTS, linux/user_namespace.h).
 const MAX_LINES: usize = 340;

@@ -28,23 +28,23 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::limits::Limits;
 use crate::config::{Config, OnDropped};
 use crate::error::{Error, Result, Warning};
-use crate::idmap::IdMap;
+use crate::kernel::idmap::IdMap;
 use crate::seccomp;
 use environment::Sysbox;
 use namespaces::TimeOffsets;
 
-pub use capabilities::{Capabilities, CapabilityRule};
-pub use devices::{DeviceKind, DeviceNode};
-pub use hooks::{Hook, Hooks};
-pub use mounts::{Base, Mount, MountKind};
-pub use namespaces::{Namespaces, NsSource};
-pub use options::{FsOption, Propagation, attr};
-pub use process::{Process, ProcessContext, Rlimit, SeccompProgram, plan_process};
-pub use sysctl::sysctl_path;
+pub(crate) use capabilities::{Capabilities, CapabilityRule};
+pub(crate) use devices::{DeviceKind, DeviceNode};
+pub(crate) use hooks::{Hook, Hooks};
+pub(crate) use mounts::{Base, Mount, MountKind};
+pub(crate) use namespaces::{Namespaces, NsSource};
+pub(crate) use options::Propagation;
+pub(crate) use process::{Process, ProcessContext, plan_process};
+pub(crate) use sysctl::sysctl_path;
 
 /// What one container is to be. Sent to the stage as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// `hostname`.
     pub hostname: Option<String>,
     /// `domainname`.
@@ -91,7 +91,7 @@ pub struct Plan {
 
 /// The root file system's properties.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rootfs {
+pub(crate) struct Rootfs {
     /// `root.path` as an absolute host path (relative ones resolved against the bundle).
     pub path: String,
     /// `root.readonly`.
@@ -103,7 +103,7 @@ pub struct Rootfs {
 
 /// What a plan is made from.
 #[derive(Debug, Clone, Copy)]
-pub struct PlanInput<'a> {
+pub(crate) struct PlanInput<'a> {
     /// config.json.
     pub spec: &'a oci::Spec,
     /// Absolute path of the bundle, from which relative paths are taken.
@@ -133,7 +133,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Invalid`] for the first field that is malformed or that asks for what a system container cannot be.
-    pub fn new(input: PlanInput<'_>) -> Result<Plan> {
+    pub(crate) fn new(input: PlanInput<'_>) -> Result<Plan> {
         let spec = input.spec;
         refuse_foreign(spec)?;
         let linux = spec.linux().as_ref().ok_or_else(|| {
@@ -422,3 +422,6 @@ fn annotations(spec: &oci::Spec) -> Result<BTreeMap<String, String>> {
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,15 @@ use std::path::Path;
 
 use super::file_systems;
 use super::idmap;
-use super::options::{FsOption, Options, Propagation};
+use super::options::{Options, Propagation};
 use super::text;
 use crate::error::{Error, Result, Warning};
-use crate::idmap::IdMap;
+use crate::kernel::fs::FsOption;
+use crate::kernel::idmap::IdMap;
 
 /// A mount of the spec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
+pub(crate) struct Mount {
     /// Absolute path inside, cleaned (no `..`).
     pub destination: String,
     /// What is mounted.
@@ -38,7 +39,7 @@ pub struct Mount {
 
 /// Kinds of mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MountKind {
+pub(crate) enum MountKind {
     /// A host path; `recursive` for `rbind`.
     Bind {
         /// Absolute host path.
@@ -79,7 +80,7 @@ pub enum MountKind {
 
 /// Mounts that every container has, with what the spec may say of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Base {
+pub(crate) struct Base {
     /// tmpfs options of `/dev/shm` (`size=64m`), or `None` where the spec binds something there.
     pub shm: Option<Vec<FsOption>>,
     /// Whether `/sys` was asked read-only *and* honoured. Always false for now: system containers have it writable.

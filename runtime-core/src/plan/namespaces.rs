@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// Source of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NsSource {
+pub(crate) enum NsSource {
     /// A new one.
     New,
     /// Join the one at this host path.
@@ -17,7 +17,7 @@ pub enum NsSource {
 
 /// All namespaces but mount, which is always new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Namespaces {
+pub(crate) struct Namespaces {
     /// User.
     pub user: NsSource,
     /// Process ids.

@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 use crate::error::{Error, Result};
+use crate::kernel::fs::FsOption;
 
 /// Propagation type of a mount (mount_namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Propagation {
+pub(crate) enum Propagation {
     /// `private`
     Private,
     /// `slave`
@@ -18,35 +19,26 @@ pub enum Propagation {
     Unbindable,
 }
 
-/// One file-system option: a flag, or a key with a value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FsOption {
-    /// Key (`size`).
-    pub key: String,
-    /// Value (`64m`), none for a flag.
-    pub value: Option<String>,
-}
-
 /// MOUNT_ATTR_* of linux/mount.h.
-pub mod attr {
+pub(crate) mod attr {
     /// Read-only.
-    pub const RDONLY: u64 = 0x1;
+    pub(crate) const RDONLY: u64 = 0x1;
     /// Ignore set-user-id bits.
-    pub const NOSUID: u64 = 0x2;
+    pub(crate) const NOSUID: u64 = 0x2;
     /// Ignore device nodes.
-    pub const NODEV: u64 = 0x4;
+    pub(crate) const NODEV: u64 = 0x4;
     /// Do not execute.
-    pub const NOEXEC: u64 = 0x8;
+    pub(crate) const NOEXEC: u64 = 0x8;
     /// The access-time field as a whole; it is cleared whenever one of its values is set.
-    pub const ATIME: u64 = 0x70;
+    pub(crate) const ATIME: u64 = 0x70;
     /// Never update access times (0 in the field means `relatime`).
-    pub const NOATIME: u64 = 0x10;
+    pub(crate) const NOATIME: u64 = 0x10;
     /// Always update access times.
-    pub const STRICTATIME: u64 = 0x20;
+    pub(crate) const STRICTATIME: u64 = 0x20;
     /// Never update access times of directories.
-    pub const NODIRATIME: u64 = 0x80;
+    pub(crate) const NODIRATIME: u64 = 0x80;
     /// Do not follow symbolic links.
-    pub const NOSYMFOLLOW: u64 = 0x0020_0000;
+    pub(crate) const NOSYMFOLLOW: u64 = 0x0020_0000;
 }
 
 /// Bits to set and to clear with mount_setattr(2); later options win.

@@ -9,11 +9,12 @@ use super::capabilities::{Capabilities, CapabilityRule};
 use super::environment;
 use super::text;
 use crate::error::{Error, Result, Warning};
-use crate::idmap::IdMap;
+use crate::kernel::idmap::IdMap;
+use crate::seccomp::SeccompProgram;
 
 /// A process: the container's first or an exec'd one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
+pub(crate) struct Process {
     /// `args`, at least one.
     pub args: Vec<String>,
     /// `env`, `K=V`, in order, each name once.
@@ -54,18 +55,9 @@ impl Process {
     }
 }
 
-/// A compiled seccomp filter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeccompProgram {
-    /// `struct sock_filter[]`, 8 bytes an instruction, native byte order.
-    pub filter: Vec<u8>,
-    /// SECCOMP_FILTER_FLAG_* for seccomp(2).
-    pub flags: u32,
-}
-
 /// RLIMIT_* number, soft and hard limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
+pub(crate) struct Rlimit {
     /// Resource number of getrlimit(2).
     pub resource: u32,
     /// Soft limit, `u64::MAX` for infinity.
@@ -76,7 +68,7 @@ pub struct Rlimit {
 
 /// What a process takes from its container, decided at create.
 #[derive(Debug, Clone, Copy)]
-pub struct ProcessContext<'a> {
+pub(crate) struct ProcessContext<'a> {
     /// Overrides `process.terminal` (the request's `terminal`).
     pub terminal: Option<bool>,
     /// Last capability of the kernel (/proc/sys/kernel/cap_last_cap).
@@ -101,7 +93,7 @@ const MAX_ARGS: usize = 131_072;
 /// Checks an exec'd process as [`super::Plan::new`] checks the first.
 ///
 /// `SYSBOX_*` variables configure the container at create and only there: here they are dropped unread.
-pub fn plan_process(
+pub(crate) fn plan_process(
     process: &oci::Process,
     context: ProcessContext<'_>,
 ) -> Result<(Process, Vec<Warning>)> {

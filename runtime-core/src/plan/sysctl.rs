@@ -78,7 +78,7 @@ pub(super) fn plan_sysctls(
 }
 
 /// The path of a sysctl below /proc/sys. Keys are those of a [`super::Plan`].
-pub fn sysctl_path(key: &str) -> Option<String> {
+pub(crate) fn sysctl_path(key: &str) -> Option<String> {
     components(key).map(|components| components.join("/"))
 }
 

@@ -14,12 +14,21 @@ use std::path::Path;
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime as oci;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OsContext, Result, Warning};
-use crate::plan::SeccompProgram;
 use cache::Entry;
 use profile::{Profile, Rule};
 use prologue::Instruction;
+
+/// A compiled seccomp filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SeccompProgram {
+    /// `struct sock_filter[]`, 8 bytes an instruction, native byte order.
+    pub filter: Vec<u8>,
+    /// SECCOMP_FILTER_FLAG_* for seccomp(2).
+    pub flags: u32,
+}
 
 /// Most instructions that the kernel takes (BPF_MAXINSNS, linux/bpf_common.h).
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -31,7 +40,7 @@ const MAX_INSTRUCTIONS: usize = 4096;
 ///
 /// # Errors
 /// [`Error::Invalid`] names what of the profile is malformed or not supported.
-pub fn compile(
+pub(crate) fn compile(
     given: &oci::LinuxSeccomp,
     cache: Option<&Path>,
 ) -> Result<(SeccompProgram, Vec<Warning>)> {

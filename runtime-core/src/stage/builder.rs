@@ -17,11 +17,11 @@ use super::pod_network::Mover;
 use super::userns_fs::Makers;
 use super::{Steps, data_roots, dev, kernfs, masks, root};
 use crate::error::{OsContext, Result, StageFailure, Warning};
-use crate::idmap::{self, IdMap};
+use crate::kernel::idmap::{self, IdMap};
 use crate::plan::{NsSource, Plan, Process};
-use crate::proto::{Channel, FdKind, InitRequest, Message, take_fd, unexpected};
 use crate::rootfs::RootfsSource;
-use crate::step::Step;
+use crate::stage::Step;
+use crate::stage::proto::{Channel, FdKind, InitRequest, Message, take_fd, unexpected};
 use crate::sys;
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{Change, RDONLY, set_attr};
@@ -258,7 +258,7 @@ fn namespaces(
 /// The next message of H, which `wanted` must know.
 fn hear<T>(talk: &Channel, wanted: impl Fn(&Talk) -> Option<T>) -> Result<T, StageFailure> {
     let died = |what: String| StageFailure {
-        step: Step::Namespaces,
+        step: Step::Namespaces.to_string(),
         chain: what,
         errno: None,
     };

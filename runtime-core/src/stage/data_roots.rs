@@ -7,11 +7,11 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, openat};
 
 use super::inroot::{self, Target};
 use super::root::Layers;
-use super::{copy, fs};
-use crate::data_roots::{self, DataRoot};
 use crate::error::{OsContext, Result, Warning};
+use crate::kernel::fs;
 use crate::plan::Plan;
 use crate::rootfs::Overlay;
+use crate::rootfs::data_roots::{self, DataRoot, copy};
 
 /// Longest daemon.json that is looked at; it is the image's.
 const MAX_DAEMON_JSON: u64 = 64 * 1024;

@@ -10,12 +10,13 @@ use rustix::mount::MountAttrFlags;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::fs::{self, PLAIN, option};
 use super::inroot::{self, Target};
 use super::userns_fs::{Makers, tmpfs_contexts};
 use crate::error::{Error, OsContext, Result};
-use crate::idmap::IdMap;
-use crate::plan::{DeviceKind, DeviceNode, FsOption, Plan};
+use crate::kernel::fs::FsOption;
+use crate::kernel::fs::{self, PLAIN, option};
+use crate::kernel::idmap::IdMap;
+use crate::plan::{DeviceKind, DeviceNode, Plan};
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{Change, NOEXEC, NOSUID, set_attr};
 
@@ -174,7 +175,7 @@ pub(crate) fn open_terminal(
         .ok()
         .and_then(|name| name.rsplit('/').next())
         .and_then(|number| number.parse().ok())
-        .ok_or_else(|| crate::proto::unexpected("terminal name"))?;
+        .ok_or_else(|| crate::stage::proto::unexpected("terminal name"))?;
     let slave = ioctl_tiocgptpeer(
         &master,
         OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,

@@ -7,8 +7,8 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::{Steps, builder, maker, security};
 use crate::error::{OsContext, Result, StageFailure};
-use crate::proto::{Channel, ExecStageRequest, FdKind, Message, take_fd, unexpected};
-use crate::step::Step;
+use crate::stage::Step;
+use crate::stage::proto::{Channel, ExecStageRequest, FdKind, Message, take_fd, unexpected};
 use crate::sys::clone::{Side, SingleThreaded, clone3};
 
 /// The pipeline.

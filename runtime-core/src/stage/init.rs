@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Steps, mounts, security};
 use crate::error::{OsContext, Result, StageFailure};
-use crate::hooks::{self, HookState, Status};
 use crate::plan::{Hook, NsSource};
-use crate::proto::{Channel, InitRequest, Message};
-use crate::step::Step;
+use crate::stage::Step;
+use crate::stage::hooks::{self, HookState, Status};
+use crate::stage::proto::{Channel, InitRequest, Message};
 use crate::sys::clone::exit;
 
 /// The slave that S bound on /dev/console: the first of the container's own devpts. Opened by this name,

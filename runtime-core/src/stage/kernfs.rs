@@ -14,12 +14,12 @@ use rustix::mount::fsconfig_set_fd;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::dev;
-use super::fs::{self, PLAIN, option};
 use super::inroot::{self, Target};
 use crate::error::{Error, OsContext, Result, StageFailure};
-use crate::proto::{Channel, Message, unexpected};
-use crate::reap::reap_blocking;
-use crate::step::Step;
+use crate::kernel::fs::{self, PLAIN, option};
+use crate::kernel::reap::reap_blocking;
+use crate::stage::Step;
+use crate::stage::proto::{Channel, Message, unexpected};
 use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
 use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 
@@ -151,7 +151,7 @@ fn inside(proof: &SingleThreaded, pid_ns: BorrowedFd<'_>, channel: &Channel) -> 
         );
     if let Err(error) = &opened {
         let failure = StageFailure {
-            step: Step::Proc,
+            step: Step::Proc.to_string(),
             chain: error.chain(),
             errno: error.errno(),
         };

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::Steps;
 use super::init::Init;
 use crate::error::{OsContext, Result, StageFailure};
-use crate::idmap::{self, IdMap};
+use crate::kernel::idmap::{self, IdMap};
+use crate::kernel::reap::reap_blocking;
 use crate::plan::{Namespaces, NsSource};
-use crate::proto::{Channel, InitRequest, Message, unexpected};
-use crate::reap::reap_blocking;
-use crate::step::Step;
+use crate::stage::Step;
+use crate::stage::proto::{Channel, InitRequest, Message, unexpected};
 use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
 
 /// Between S and H, in this order.

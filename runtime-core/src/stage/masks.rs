@@ -4,9 +4,9 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::FileType;
 
-use super::fs::{self, PLAIN, option};
 use super::{dev, inroot};
 use crate::error::{OsContext, Result};
+use crate::kernel::fs::{self, PLAIN, option};
 use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 
 /// Covers each path that exists: a file by /dev/null, a directory by an empty tmpfs.

@@ -6,34 +6,40 @@
 //! - `exec`: [`exec`] joins a container and becomes the user's program.
 
 mod builder;
-pub(crate) mod copy;
 mod data_roots;
 pub(crate) mod dev;
 mod exec;
-pub(crate) mod fs;
+pub(crate) mod fault;
+pub(crate) mod hooks;
+#[cfg(test)]
+mod hooks_tests;
 mod init;
 mod inroot;
 mod kernfs;
 mod maker;
 mod masks;
 mod mounts;
+pub(crate) mod parent;
 mod pod_network;
+pub(crate) mod proto;
 mod root;
 mod security;
+mod step;
 mod steps;
 mod userns_fs;
 
 use crate::error::StageFailure;
-use crate::proto::{Channel, Message};
+use crate::stage::proto::{Channel, Message};
 use crate::sys;
 use crate::sys::clone::SingleThreaded;
 
+pub use step::Step;
 pub(crate) use steps::Steps;
 
 /// `argv[1]` of the stage that makes a container.
-pub const INIT: &str = "init";
+pub(crate) const INIT: &str = "init";
 /// `argv[1]` of the stage that execs into one.
-pub const EXEC: &str = "exec";
+pub(crate) const EXEC: &str = "exec";
 
 /// Runs the stage and never returns, if this process was started as one. To be called first thing
 /// in `main`, before any thread exists.

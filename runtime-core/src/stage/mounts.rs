@@ -6,14 +6,15 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, openat};
 use rustix::mount::MountAttrFlags;
 
-use super::fs::{self, option};
 use super::inroot::{self, Target};
 use super::userns_fs::{Makers, tmpfs_contexts};
-use super::{copy, dev, kernfs};
+use super::{dev, kernfs};
 use crate::config::OnUnmappable;
 use crate::error::{Error, OsContext, Result, Warning};
-use crate::idmap::IdMap;
+use crate::kernel::fs::{self, option};
+use crate::kernel::idmap::IdMap;
 use crate::plan::{Mount, MountKind, Plan, Propagation};
+use crate::rootfs::data_roots::copy;
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{Change, NODEV, NOSUID, RDONLY, set_attr};
 

@@ -17,10 +17,10 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OsContext, Result, StageFailure, Warning};
-use crate::netlink::{Body, Socket};
-use crate::proto::{Channel, unexpected};
-use crate::reap::reap_blocking;
-use crate::step::Step;
+use crate::kernel::netlink::{Body, Socket};
+use crate::kernel::reap::reap_blocking;
+use crate::stage::Step;
+use crate::stage::proto::{Channel, unexpected};
 use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
 
 /// What a fault in the move is to be told with.
@@ -66,7 +66,7 @@ impl Mover {
                 let reply = match adopt(from, to) {
                     Ok(warnings) => Reply::Moved(warnings),
                     Err(error) => Reply::Failed(StageFailure {
-                        step: Step::NetworkMoved,
+                        step: Step::NetworkMoved.to_string(),
                         chain: error.chain(),
                         errno: error.errno(),
                     }),

@@ -9,9 +9,9 @@ use rustix::fs::{
 };
 use rustix::mount::{MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_fd};
 
-use super::fs;
 use crate::error::{Error, OsContext, Result};
-use crate::plan::FsOption;
+use crate::kernel::fs;
+use crate::kernel::fs::FsOption;
 use crate::rootfs::{Overlay, RootfsSource};
 use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 

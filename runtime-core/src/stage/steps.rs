@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use crate::error::{Error, Result, StageFailure};
-use crate::step::Step;
+use crate::stage::Step;
 
 /// Runs steps; `fail_at` is the one to fail at (tests only).
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,7 +29,7 @@ impl Steps {
         self.here(step, act).map_err(|error| match error {
             Error::Stage(failure) => failure,
             error => StageFailure {
-                step,
+                step: step.to_string(),
                 chain: error.chain(),
                 errno: error.errno(),
             },

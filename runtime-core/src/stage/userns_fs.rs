@@ -7,12 +7,12 @@ use nix::sched::CloneFlags;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::fs;
 use crate::error::{Error, OsContext, Result, StageFailure};
-use crate::plan::FsOption;
-use crate::proto::{Channel, unexpected};
-use crate::reap::reap_blocking;
-use crate::step::Step;
+use crate::kernel::fs;
+use crate::kernel::fs::FsOption;
+use crate::kernel::reap::reap_blocking;
+use crate::stage::Step;
+use crate::stage::proto::{Channel, unexpected};
 use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
 use crate::sys::process::set_fs_ids;
 
@@ -58,7 +58,7 @@ pub(super) fn tmpfs_contexts(
                     theirs.send_with(&Reply::Contexts, &fds)
                 }
                 Err(error) => theirs.send(&Reply::Failed(StageFailure {
-                    step: Step::Dev,
+                    step: Step::Dev.to_string(),
                     chain: error.chain(),
                     errno: error.errno(),
                 })),

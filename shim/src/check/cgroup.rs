@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use runtime_core::cgroup::limits::DeviceRule;
-use runtime_core::cgroup::{Cgroup, Hierarchy};
-use runtime_core::config::CgroupConfig;
+use runtime_core::CgroupConfig;
+use runtime_core::DeviceRule;
+use runtime_core::{Cgroup, Hierarchy};
 
 use super::Finding;
 

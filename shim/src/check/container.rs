@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use runtime_core::config::Config;
-use runtime_core::error::OsContext;
-use runtime_core::pod::Pod;
-use runtime_core::reap::{ExitStatus, reap_blocking};
+use runtime_core::Config;
+use runtime_core::OsContext;
+use runtime_core::Pod;
 use runtime_core::{Container, CreateRequest, Error, Result, RootfsMount, Stdio, Warning};
+use runtime_core::{ExitStatus, reap_blocking};
 use serde_json::json;
 
 use super::Finding;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use runtime_core::config::{Config, DEFAULT_PATH, Ids};
+use runtime_core::{Config, DEFAULT_PATH, Ids};
 
 use super::{Finding, command};
 

@@ -15,9 +15,9 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use runtime_core::cgroup::Hierarchy;
-use runtime_core::config::{Config, DEFAULT_PATH};
-use runtime_core::error::OsContext;
+use runtime_core::Hierarchy;
+use runtime_core::OsContext;
+use runtime_core::{Config, DEFAULT_PATH};
 
 use crate::error::{Error, Result};
 use crate::flags::Flags;

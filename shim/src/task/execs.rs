@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use containerd_shim_protos::api::ExecProcessRequest;
 use containerd_shim_protos::events::task as event;
-use runtime_core::error::OsContext;
+use runtime_core::OsContext;
 use runtime_core::{Exec, ExecRequest};
 
 use super::{Task, blocking, exit_or_unknown, warn};

@@ -15,7 +15,7 @@ use std::time::Duration;
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as event;
 use oci_spec::runtime as oci;
-use runtime_core::error::OsContext;
+use runtime_core::OsContext;
 use runtime_core::{Container, CreateRequest, Warning};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -66,7 +66,7 @@ struct Execs {
 impl Task {
     /// Makes the container and announces it.
     pub(crate) async fn create(
-        pod: Arc<runtime_core::pod::Pod>,
+        pod: Arc<runtime_core::Pod>,
         request: CreateTaskRequest,
         options: &Options,
         namespace: &str,
@@ -260,7 +260,7 @@ impl Task {
     }
 
     /// Counters of the cgroup.
-    pub(crate) async fn stats(&self) -> Result<runtime_core::cgroup::stats::Stats> {
+    pub(crate) async fn stats(&self) -> Result<runtime_core::stats::Stats> {
         self.on_container(Container::stats).await
     }
 

@@ -1,0 +1,8 @@
+//! What the kernel offers, in the words of the rooms above: mounts by descriptor, id maps, netlink, FUSE, children.
+
+pub(crate) mod fs;
+pub(crate) mod fuse;
+pub(crate) mod idmap;
+pub(crate) mod mountinfo;
+pub(crate) mod netlink;
+pub(crate) mod reap;

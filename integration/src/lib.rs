@@ -2,6 +2,7 @@
 //!
 //! | module | idea |
 //! |---|---|
+//! | [`bed`] | what a case's body works with, a file for each client |
 //! | [`host`] | what this machine must have, and how to say what it lacks |
 //! | [`cache`] | artefacts built once, atomically, outside the tree |
 //! | [`debian`] | root file systems from Debian packages |
@@ -24,6 +25,7 @@
 //! Nothing here changes the host outside the cache directory, one cgroup per running node and the packages that
 //! [`host::require_packages`] announces.
 
+pub mod bed;
 pub mod cache;
 pub mod debian;
 pub mod dockerd;

@@ -1,0 +1,32 @@
+//! Attacks and hostile inputs, through real engines and seen from inside: `ENGINE::RUNTIME::KIND::CASE`, one file a kind.
+//!
+//! A case names its way in (ctr, Docker's client, pods of CRI) and what the same does under runc, where it can be tried: so it
+//! is known to bite, or the difference is known.
+
+mod case;
+mod cgroup;
+mod identity;
+mod working_directory;
+
+use std::process::ExitCode;
+
+use integration::{pool, suite};
+use libtest_mimic::Arguments;
+
+use case::Case;
+
+/// The kinds, each with its cases.
+const KINDS: &[(&str, &[Case])] = &[
+    ("cgroup", cgroup::CASES),
+    ("identity", identity::CASES),
+    ("working_directory", working_directory::CASES),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials = KINDS
+        .iter()
+        .flat_map(|(kind, cases)| cases.iter().flat_map(move |case| case.trials(kind)))
+        .collect();
+    suite::run(&arguments, trials, pool::drain, |_| false)
+}

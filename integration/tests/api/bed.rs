@@ -16,7 +16,7 @@ use ttrpc::r#async::Server;
 
 /// Where shims find containerd's events service.
 pub(crate) const EVENTS: &str = "/run/events.sock";
-const ROOTFS: &str = "/srv/api-rootfs";
+pub(crate) const ROOTFS: &str = "/srv/api-rootfs";
 
 /// The node, and what shims told it.
 pub(crate) struct Bed {

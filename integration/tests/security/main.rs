@@ -5,6 +5,7 @@
 
 mod case;
 mod cgroup;
+mod devices;
 mod identity;
 mod working_directory;
 
@@ -18,6 +19,7 @@ use case::Case;
 /// The kinds, each with its cases.
 const KINDS: &[(&str, &[Case])] = &[
     ("cgroup", cgroup::CASES),
+    ("devices", devices::CASES),
     ("identity", identity::CASES),
     ("working_directory", working_directory::CASES),
 ];

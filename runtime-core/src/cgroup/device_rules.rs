@@ -20,8 +20,9 @@ pub struct DeviceRule {
     pub access: String,
 }
 
-/// What every container may use, as with runc, and fuse: making any node (a node alone opens nothing), and the devices
-/// that are made in every container.
+/// What every container may use, as with runc, and fuse: making any node (a node alone opens nothing; the kernel asks for
+/// CAP_MKNOD over the host, and lets whiteouts, `c 0:0`, be made anyway), and the devices that are made in every container.
+/// A terminal's number opens nothing outside a devpts.
 const DEFAULTS: [(char, Option<u32>, Option<u32>, &str); 12] = [
     ('c', None, None, "m"),
     ('b', None, None, "m"),
@@ -37,8 +38,35 @@ const DEFAULTS: [(char, Option<u32>, Option<u32>, &str); 12] = [
     ('c', Some(10), Some(229), "rwm"), // fuse
 ];
 
+/// The host's kmsg and console: whoever names them means the container's own, which have other numbers.
+const NEVER: [(u32, u32); 2] = [(1, 11), (5, 1)];
+
 /// Most rules; the eBPF program that carries them out has a few instructions for each.
 const MAX_RULES: usize = 10_000;
+
+impl DeviceRule {
+    fn new(allow: bool, kind: char, major: Option<u32>, minor: Option<u32>, access: &str) -> Self {
+        DeviceRule {
+            allow,
+            kind,
+            major,
+            minor,
+            access: access.into(),
+        }
+    }
+
+    /// The policy of a container whose spec says nothing of devices.
+    pub fn defaults() -> Vec<DeviceRule> {
+        policy(Vec::new())
+    }
+
+    fn speaks_of(&self, (kind, major, minor): (char, u32, u32), access: char) -> bool {
+        (self.kind == 'a' || self.kind == kind)
+            && self.major.is_none_or(|number| number == major)
+            && self.minor.is_none_or(|number| number == minor)
+            && self.access.contains(access)
+    }
+}
 
 /// The whole policy: nothing allowed, then the spec's rules, then the defaults.
 pub(super) fn device_rules(given: &[oci::LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>> {
@@ -49,24 +77,46 @@ pub(super) fn device_rules(given: &[oci::LinuxDeviceCgroup]) -> Result<Vec<Devic
             format!("give at most {MAX_RULES} entries"),
         ));
     }
-    let mut rules = vec![DeviceRule {
-        allow: false,
-        kind: 'a',
-        major: None,
-        minor: None,
-        access: "rwm".into(),
-    }];
+    let mut rules = Vec::with_capacity(given.len());
     for (i, device) in given.iter().enumerate() {
-        rules.push(rule(i, device)?);
+        let rule = rule(i, device)?;
+        if !is_everything(device) {
+            rules.push(rule);
+        }
     }
-    rules.extend(DEFAULTS.map(|(kind, major, minor, access)| DeviceRule {
-        allow: true,
-        kind,
-        major,
-        minor,
-        access: access.into(),
-    }));
-    Ok(rules)
+    Ok(policy(rules))
+}
+
+fn policy(given: Vec<DeviceRule>) -> Vec<DeviceRule> {
+    let mut rules = vec![DeviceRule::new(false, 'a', None, None, "rwm")];
+    rules.extend(given);
+    rules.extend(
+        DEFAULTS
+            .map(|(kind, major, minor, access)| DeviceRule::new(true, kind, major, minor, access)),
+    );
+    rules.extend(
+        NEVER.map(|(major, minor)| DeviceRule::new(false, 'c', Some(major), Some(minor), "rw")),
+    );
+    rules
+}
+
+/// Whether an entry allows all devices, blocks and characters, of any number. Engines write that for `--privileged`, and with
+/// it list all of the host's in `linux.devices`: nobody has named one. Privileges hold inside the user namespace, where no
+/// device is, so it allows none; the host's disks would be open to root inside otherwise.
+pub(super) fn is_everything(device: &oci::LinuxDeviceCgroup) -> bool {
+    device.allow()
+        && matches!(device.typ(), None | Some(oci::LinuxDeviceType::A))
+        && matches!(device.major(), None | Some(-1))
+}
+
+/// Whether `rules` let the device be opened, for reading or for writing.
+pub(crate) fn opens(rules: &[DeviceRule], kind: char, major: u32, minor: u32) -> bool {
+    ['r', 'w'].into_iter().any(|access| {
+        rules
+            .iter()
+            .rfind(|rule| rule.speaks_of((kind, major, minor), access))
+            .is_some_and(|rule| rule.allow)
+    })
 }
 
 fn rule(i: usize, device: &oci::LinuxDeviceCgroup) -> Result<DeviceRule> {
@@ -103,11 +153,11 @@ fn rule(i: usize, device: &oci::LinuxDeviceCgroup) -> Result<DeviceRule> {
             )),
         },
     };
-    Ok(DeviceRule {
-        allow: device.allow(),
+    Ok(DeviceRule::new(
+        device.allow(),
         kind,
-        major: number("major", device.major(), 12)?,
-        minor: number("minor", device.minor(), 20)?,
-        access: access.into(),
-    })
+        number("major", device.major(), 12)?,
+        number("minor", device.minor(), 20)?,
+        access,
+    ))
 }

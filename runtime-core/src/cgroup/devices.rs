@@ -9,8 +9,11 @@ use rustix::io::Errno;
 
 use super::Cgroup;
 use super::limits::DeviceRule;
-use crate::error::{Error, OsContext, Result};
+use crate::error::{Error, Result};
 use crate::sys::bpf::{self, Instruction};
+
+/// What a host lacks where it is refused.
+const FEATURE: &str = "the device policy (linux.resources.devices)";
 
 /// Bits of `access_type >> 16` (BPF_DEVCG_ACC_* of linux/bpf.h), by the runtime spec's letters.
 const ACCESS: [(char, i32); 3] = [('m', 1), ('r', 2), ('w', 4)];
@@ -39,9 +42,28 @@ impl Cgroup {
             program.as_fd(),
             current.as_ref().map(AsFd::as_fd),
         )
-        .os("attach device program to", self.path.display())?;
+        .map_err(|error| self.why_not_attached(error))?;
         *current = Some(program);
         Ok(())
+    }
+
+    fn why_not_attached(&self, error: Errno) -> Error {
+        let source = std::io::Error::from(error);
+        match error {
+            Errno::PERM | Errno::INVAL => Error::Unsupported {
+                feature: FEATURE.into(),
+                needs: format!(
+                    "CAP_NET_ADMIN, and above {} no cgroup whose own device program allows no further one: see \
+                     `bpftool cgroup tree` ({source})",
+                    self.path.display()
+                ),
+            },
+            _ => Error::Os {
+                op: "attach device program to",
+                target: self.path.display().to_string(),
+                source,
+            },
+        }
     }
 
     fn why_not_loaded(&self, rules: &[DeviceRule], error: Errno) -> Error {
@@ -49,8 +71,11 @@ impl Cgroup {
         match error {
             // EINVAL: the kernel has no such programs; one of ours is never malformed.
             Errno::PERM | Errno::NOSYS | Errno::INVAL => Error::Unsupported {
-                feature: "the device policy (linux.resources.devices)".into(),
-                needs: format!("CONFIG_CGROUP_BPF, CAP_BPF and no lockdown of bpf(2) ({source})"),
+                feature: FEATURE.into(),
+                needs: format!(
+                    "a kernel with CONFIG_CGROUP_BPF, and bpf(2) not denied to containerd's service by capabilities \
+                     (CAP_BPF, CAP_NET_ADMIN), a system call filter or lockdown ({source})"
+                ),
             },
             Errno::TOOBIG => Error::invalid(
                 "linux.resources.devices",

@@ -15,6 +15,7 @@ use super::device_rules;
 use crate::error::{Error, Result, Warning};
 
 pub use super::device_rules::DeviceRule;
+pub(crate) use super::device_rules::opens;
 
 /// Limits of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct Limits {
     pub writes: Vec<Write>,
     /// Device policy of `linux.resources.devices` and the default list.
     pub devices: Vec<DeviceRule>,
+    /// Whether `linux.resources.devices` allows everything, which engines write for `--privileged`: see
+    /// [`device_rules::is_everything`].
+    pub all_devices: bool,
 }
 
 /// One write to a file of the container's cgroup.
@@ -41,7 +45,7 @@ pub struct Write {
 impl Limits {
     /// Checks and converts `linux.resources`; none given: no limits, and the default device policy.
     ///
-    /// For an update the device policy is the whole new one only where `resources.devices` is given.
+    /// For an update the device policy counts only where `resources.devices` is given.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a value that the kernel would refuse or that cgroup v2 has no means for.
@@ -63,6 +67,10 @@ impl Limits {
         let limits = Limits {
             writes: convert.writes,
             devices: device_rules::device_rules(devices.unwrap_or_default())?,
+            all_devices: devices
+                .unwrap_or_default()
+                .iter()
+                .any(device_rules::is_everything),
         };
         Ok((limits, convert.warnings))
     }

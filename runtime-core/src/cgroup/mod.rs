@@ -69,14 +69,16 @@ impl Cgroup {
     /// A directory that is there already but neither populated nor locked is what a dead runtime left: it is replaced, so
     /// that no limit, counter, program or owner of the last container stays.
     /// An ancestor that does not enable a controller matters only to a limit that needs it: [`Cgroup::apply`] warns.
+    /// The policy `devices` is in force before anything can be in it.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] where it is in use.
+    /// [`Error::AlreadyExists`] where it is in use; those of [`Cgroup::set_devices`].
     pub fn create(
         hierarchy: &Hierarchy,
         relative: &str,
         owner: (u32, u32),
         config: &CgroupConfig,
+        devices: &[DeviceRule],
     ) -> Result<Cgroup> {
         let components = hierarchy::components(relative)?;
         let path = hierarchy.path(&components);
@@ -98,6 +100,7 @@ impl Cgroup {
                 devices: Mutex::new(None),
                 remove_on_drop: true,
             };
+            cgroup.set_devices(devices)?;
             cgroup.set_up(config)?;
             return Ok(cgroup);
         }

@@ -138,6 +138,7 @@ impl Container {
                 &plan.cgroup_path,
                 owner,
                 &config.cgroup,
+                &plan.limits.devices,
             )?;
             warnings.extend(cgroup.apply(&plan.limits)?);
             Ok(cgroup)

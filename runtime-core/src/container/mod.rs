@@ -202,6 +202,9 @@ impl Container {
     pub fn update(&self, resources: &oci::LinuxResources) -> Result<Vec<Warning>> {
         let (limits, mut warnings) = Limits::new(Some(resources))?;
         warnings.extend(self.cgroup.apply(&limits)?);
+        if resources.devices().is_some() {
+            self.cgroup.set_devices(&limits.devices)?;
+        }
         Ok(warnings)
     }
 

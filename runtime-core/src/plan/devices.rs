@@ -4,7 +4,8 @@ use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
 use super::text;
-use crate::error::{Error, Result};
+use crate::cgroup::limits::{Limits, opens};
+use crate::error::{Error, Result, Warning};
 
 /// A device node of the spec, bound from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +67,13 @@ const DEFAULT_PATHS: [&str; 8] = [
     "/dev/core",
 ];
 
-/// Checks `linux.devices`; what the runtime makes anyway is left out.
-pub(super) fn plan_devices(given: &[oci::LinuxDevice]) -> Result<Vec<DeviceNode>> {
+/// Checks `linux.devices`; what the runtime makes anyway is left out. So is, where everything is allowed, what no rule names:
+/// then engines list all nodes of the host, of which none would open.
+pub(super) fn plan_devices(
+    given: &[oci::LinuxDevice],
+    limits: &Limits,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<DeviceNode>> {
     text::bounded("linux.devices", given, MAX_DEVICES)?;
     let mut out: Vec<DeviceNode> = Vec::new();
     let mut seen = std::collections::HashSet::new();
@@ -103,6 +109,22 @@ pub(super) fn plan_devices(given: &[oci::LinuxDevice]) -> Result<Vec<DeviceNode>
             return refuse("list each path once");
         }
         out.push(node);
+    }
+    if limits.all_devices {
+        let all = out.len();
+        out.retain(|node| match node.kind {
+            DeviceKind::Char => opens(&limits.devices, 'c', node.major, node.minor),
+            DeviceKind::Block => opens(&limits.devices, 'b', node.major, node.minor),
+            DeviceKind::Fifo => true,
+        });
+        warnings.push(Warning::new(
+            "linux.resources.devices",
+            format!(
+                "`a *:* rwm` allows no device of the host, and {} nodes of linux.devices are left out: privileges hold \
+                 inside the user namespace only; name a device that is wanted (--device), without --privileged",
+                all - out.len()
+            ),
+        ));
     }
     Ok(out)
 }

@@ -164,6 +164,11 @@ impl Plan {
         )?;
         let (limits, limit_warnings) = Limits::new(linux.resources().as_ref())?;
         warnings.extend(limit_warnings);
+        let devices = devices::plan_devices(
+            linux.devices().as_deref().unwrap_or_default(),
+            &limits,
+            &mut warnings,
+        )?;
         let seccomp = match linux.seccomp() {
             None => None,
             Some(profile) => {
@@ -197,7 +202,7 @@ impl Plan {
 
         Ok(Plan {
             rootfs: rootfs(spec, linux, input.bundle)?,
-            devices: devices::plan_devices(linux.devices().as_deref().unwrap_or_default())?,
+            devices,
             masked_paths: masks::masked(
                 linux.masked_paths().as_deref().unwrap_or_default(),
                 process.may_be_systemd(),

@@ -77,14 +77,19 @@ pub(super) fn container(hierarchy: &Hierarchy) -> Finding {
         "sysbox-check-{}",
         rustix::process::getpid().as_raw_nonzero()
     );
-    let tried =
-        Cgroup::create(hierarchy, &relative, (0, 0), &CgroupConfig::default()).and_then(|cgroup| {
-            cgroup.set_devices(&[deny_all()])?;
-            if !cgroup.dir().join("cgroup.kill").exists() {
-                return Err(runtime_core::Error::NotFound("cgroup.kill".into()));
-            }
-            cgroup.remove()
-        });
+    let tried = Cgroup::create(
+        hierarchy,
+        &relative,
+        (0, 0),
+        &CgroupConfig::default(),
+        &DeviceRule::defaults(),
+    )
+    .and_then(|cgroup| {
+        if !cgroup.dir().join("cgroup.kill").exists() {
+            return Err(runtime_core::Error::NotFound("cgroup.kill".into()));
+        }
+        cgroup.remove()
+    });
     match tried {
         Ok(()) => Finding::ok(NAME, "delegated, with a device policy"),
         Err(error) => Finding::missing(
@@ -92,16 +97,6 @@ pub(super) fn container(hierarchy: &Hierarchy) -> Finding {
             error.chain(),
             "let containerd's service write cgroups and load eBPF (CONFIG_CGROUP_BPF, no lockdown)",
         ),
-    }
-}
-
-fn deny_all() -> DeviceRule {
-    DeviceRule {
-        allow: false,
-        kind: 'a',
-        major: None,
-        minor: None,
-        access: "rwm".into(),
     }
 }
 

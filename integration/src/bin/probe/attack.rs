@@ -119,6 +119,15 @@ pub(crate) fn writable(top: &str, skip: &[&str]) -> Value {
     json!(found)
 }
 
+/// How `path` opens for reading and for writing, each `ok` or the name of the error. Nothing is read or written.
+pub(crate) fn open(path: &str) -> String {
+    let mut options = OpenOptions::new();
+    options.custom_flags(OFlag::O_NONBLOCK.bits());
+    let reading = outcome(options.clone().read(true).open(path).map(drop));
+    let writing = outcome(options.write(true).open(path).map(drop));
+    format!("{reading} {writing}")
+}
+
 /// Writes `value` to `path`: `ok` or the name of the error.
 pub(crate) fn write(path: &str, value: &str) -> String {
     outcome(

@@ -12,6 +12,7 @@
 //! | `locks` | tries to undo each mount, prints the outcomes as JSON |
 //! | `attack DISK` | tries what must be refused, DISK being the host's root device as MAJOR:MINOR; JSON |
 //! | `writable DIR [SKIP…]` | prints every file below DIR that opens for writing, as JSON |
+//! | `open PATH…` | prints a line for each: the outcomes of opening it for reading and for writing |
 //! | `write PATH VALUE` | prints `ok` or the error's name |
 //! | `count` | prints how many bytes standard input had |
 
@@ -49,6 +50,9 @@ fn run(words: &[&str]) -> Result<u8> {
         ["locks"] => println!("{}", locks::all()?),
         ["attack", disk] => println!("{}", attack::all(disk)?),
         ["writable", top, skip @ ..] => println!("{}", attack::writable(top, skip)),
+        ["open", paths @ ..] => paths
+            .iter()
+            .for_each(|path| println!("{}", attack::open(path))),
         ["write", path, value] => println!("{}", attack::write(path, value)),
         _ => bail!("unknown command {words:?}"),
     }

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::Error;
-use crate::cgroup::{Cgroup, Hierarchy, LEAF};
+use crate::cgroup::{Cgroup, DeviceRule, Hierarchy, LEAF};
 use crate::config::CgroupConfig;
 use crate::kernel::reap::ExitStatus;
 use rustix::mount::{MountFlags, mount};
@@ -56,7 +56,14 @@ fn what_the_container_makes_is_capped() {
         max_descendants: 3,
         max_depth: 2,
     };
-    let cgroup = Cgroup::create(&sandbox.hierarchy, &sandbox.path("c"), OWNER, &caps).unwrap();
+    let cgroup = Cgroup::create(
+        &sandbox.hierarchy,
+        &sandbox.path("c"),
+        OWNER,
+        &caps,
+        &DeviceRule::defaults(),
+    )
+    .unwrap();
     let script = format!(
         "cd {}; for d in a a/b a/b/c d e; do mkdir $d 2>/dev/null && echo $d; done",
         cgroup.dir().display()
@@ -73,7 +80,13 @@ fn a_cgroup_in_use_is_refused_and_a_left_over_replaced() {
     };
     let create = || {
         let path = sandbox.path("c");
-        Cgroup::create(&sandbox.hierarchy, &path, OWNER, &CgroupConfig::default())
+        Cgroup::create(
+            &sandbox.hierarchy,
+            &path,
+            OWNER,
+            &CgroupConfig::default(),
+            &DeviceRule::defaults(),
+        )
     };
     let cgroup = create().unwrap();
     // Empty, but another shim's.
@@ -103,7 +116,13 @@ fn paths_outside_are_refused() {
         return;
     };
     for path in ["", "/", "..", "a/../../b"] {
-        let made = Cgroup::create(&sandbox.hierarchy, path, OWNER, &CgroupConfig::default());
+        let made = Cgroup::create(
+            &sandbox.hierarchy,
+            path,
+            OWNER,
+            &CgroupConfig::default(),
+            &DeviceRule::defaults(),
+        );
         assert!(matches!(made.unwrap_err(), Error::Invalid { .. }), "{path}");
     }
     let missing = Cgroup::open(&sandbox.hierarchy, &sandbox.path("none"));
@@ -143,7 +162,13 @@ fn one_of_many_gets_the_same_path() {
                     barrier.wait();
                     let path = sandbox.path("c");
                     let caps = CgroupConfig::default();
-                    match Cgroup::create(&sandbox.hierarchy, &path, OWNER, &caps) {
+                    match Cgroup::create(
+                        &sandbox.hierarchy,
+                        &path,
+                        OWNER,
+                        &caps,
+                        &DeviceRule::defaults(),
+                    ) {
                         Ok(cgroup) => made.lock().unwrap().push(cgroup),
                         Err(Error::AlreadyExists(_)) => {}
                         Err(error) => panic!("round {round}: {}", error.chain()),

@@ -45,6 +45,7 @@ fn the_last_rule_that_speaks_of_an_access_decides_it() {
     let cgroup = sandbox.create("c");
     const ALL: &str =
         "null:r null:w null:rw zero:r zero:w zero:rw full:r full:w full:rw null:m zero:m block:m ";
+    // The policy that it was made with: what every container has.
     assert_eq!(allowed(&cgroup), ALL);
     for (rules, expected) in [
         (vec![], ""),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::cgroup::{Cgroup, LEAF};
+use crate::cgroup::{Cgroup, DeviceRule, LEAF};
 use crate::config::CgroupConfig;
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
@@ -37,7 +37,14 @@ fn any_tree_is_removed() {
         max_descendants: 20_000,
         max_depth: 1_500,
     };
-    let cgroup = Cgroup::create(&sandbox.hierarchy, &sandbox.path("c"), OWNER, &caps).unwrap();
+    let cgroup = Cgroup::create(
+        &sandbox.hierarchy,
+        &sandbox.path("c"),
+        OWNER,
+        &caps,
+        &DeviceRule::defaults(),
+    )
+    .unwrap();
     let dir = cgroup.dir();
     // 1100 deep is more than a process may open files by default, and 220 kB of path.
     chain(dir, &[b'x'; 200], 1_100);

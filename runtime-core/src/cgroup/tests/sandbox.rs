@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{Cgroup, DeviceRule, Hierarchy};
 use crate::config::CgroupConfig;
 use crate::kernel::reap::{self, ExitStatus};
 use nix::sched::{CloneFlags, unshare};
@@ -64,6 +64,7 @@ impl Sandbox {
             &self.path(name),
             OWNER,
             &CgroupConfig::default(),
+            &DeviceRule::defaults(),
         )
         .unwrap()
     }

@@ -280,6 +280,51 @@ fn devices() {
 }
 
 #[test]
+fn where_everything_is_allowed_only_named_devices_are_made() {
+    let mut spec = spec("ctr");
+    put(
+        &mut spec,
+        "/linux/devices",
+        json!([
+            {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0},
+            {"path": "/dev/sdb", "type": "b", "major": 8, "minor": 16},
+            {"path": "/dev/ttyS0", "type": "c", "major": 4, "minor": 64},
+            {"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232},
+            {"path": "/dev/null", "type": "c", "major": 1, "minor": 3}
+        ]),
+    );
+    let mut planned = |rules: Value| {
+        put(&mut spec, "/linux/resources/devices", rules);
+        let plan = plan(&spec).unwrap();
+        let paths: Vec<String> = plan.devices.iter().map(|d| d.path.clone()).collect();
+        let warned = plan
+            .warnings
+            .iter()
+            .any(|w| w.field == "linux.resources.devices");
+        (paths.join(" "), warned)
+    };
+    // As --privileged has it, in the engines' spellings.
+    for everything in [
+        json!({"allow": true, "access": "rwm"}),
+        json!({"allow": true, "type": "a", "major": -1, "minor": -1, "access": "rwm"}),
+    ] {
+        assert_eq!(planned(json!([everything])), (String::new(), true));
+        let kvm = json!({"allow": true, "type": "c", "major": 10, "minor": 232, "access": "r"});
+        let sda = json!({"allow": true, "type": "b", "major": 8, "minor": 0, "access": "w"});
+        let node = json!({"allow": true, "type": "b", "major": 8, "minor": 16, "access": "m"});
+        assert_eq!(
+            planned(json!([everything, kvm, sda, node])),
+            ("/dev/sda /dev/kvm".into(), true)
+        );
+    }
+    // A node without a rule is made as asked, and does not open.
+    assert_eq!(
+        planned(json!([{"allow": false, "access": "rwm"}])),
+        ("/dev/sda /dev/sdb /dev/ttyS0 /dev/kvm".into(), false)
+    );
+}
+
+#[test]
 fn sysctls_of_namespaces_and_of_names() {
     let given = json!({
         "net.ipv4.ip_forward": "1", "net/core/somaxconn": "9", "fs.mqueue.msg_max": "10",

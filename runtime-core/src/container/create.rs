@@ -9,19 +9,20 @@ use oci_spec::runtime as oci;
 use super::limits;
 use super::{Container, Gate, ProcessFacts, last_cap, state};
 use crate::cgroup::{Cgroup, Hierarchy};
+use crate::config::Config;
 use crate::container::record::Record;
 use crate::error::{Error, Result, Warning};
 use crate::kernel::idmap::IdMap;
 use crate::plan::{NsSource, Plan, PlanInput};
-use crate::pod::Pod;
 use crate::pod::kmsg::Kmsg;
+use crate::pod::{Identity, Membership, Pod};
 use crate::rootfs::data_roots::{self, DataRoot};
 use crate::rootfs::mounted::{Mounted, Taken};
 use crate::rootfs::{self, RootfsMount, RootfsSource};
 use crate::stage::Step;
-use crate::stage::hooks::{self, Status};
-use crate::stage::parent::{self, Fds};
-use crate::stage::proto::{FdKind, InitRequest, Message, take_fd, unexpected};
+use crate::stage::hooks::{self, HookState, Status};
+use crate::stage::parent::{self, Children, Fds};
+use crate::stage::proto::{Channel, FdKind, InitRequest, Message, take_fd, unexpected};
 use crate::stage::{self, Steps};
 
 /// The process's ends of its standard streams; `None` is /dev/null. Ignored where a terminal is asked.
@@ -54,72 +55,121 @@ pub struct CreateRequest {
     pub terminal: bool,
 }
 
-impl Container {
-    pub(super) fn build(pod: &Arc<Pod>, request: CreateRequest, steps: Steps) -> Result<Container> {
-        let CreateRequest {
-            id,
-            namespace,
-            bundle,
-            spec,
-            rootfs,
-            stdio,
-            terminal,
-        } = request;
-        let (config, plan, rootfs, mounted) = steps.here(Step::Plan, || {
-            let annotations = spec.annotations().iter().flatten();
-            let config = pod
-                .config()
-                .with_annotations(annotations.map(|(name, value)| (&**name, &**value)))?;
-            let filters = Path::new(&pod.config().state_dir).join("seccomp");
-            let plan = Plan::new(PlanInput {
-                spec: &spec,
-                bundle: &bundle,
-                id: &id,
-                namespace: &namespace,
-                config: &config,
-                terminal: Some(terminal),
-                last_cap: last_cap()?,
-                seccomp_cache: Some(&filters),
-            })?;
-            let path = Path::new(&plan.rootfs.path);
-            let mounted = if rootfs.is_empty() {
-                Mounted::find(path)?
-            } else {
-                None
-            };
-            let rootfs = match &mounted {
-                Some(mounted) => RootfsSource::Overlay(mounted.ours()),
-                None => rootfs::parse(&rootfs, path)?,
-            };
-            Ok((config, plan, rootfs, mounted))
+/// The pipeline: each phase hands the next what it made, and that undoes itself when dropped, the last first.
+pub(super) fn build(pod: &Arc<Pod>, request: CreateRequest, steps: &Steps) -> Result<Container> {
+    let (asked, stdio) = steps.here(Step::Plan, || Asked::new(pod, request))?;
+    let mut record = steps.here(Step::Record, || asked.record())?;
+    let mut place = Place::make(pod, &asked, steps)?;
+    let mut layer = Layer::take(&asked, &record, steps)?;
+    let mut stage = Stage::start(&asked, &place, &layer, stdio, steps)?;
+    let mut made = stage.made(&mut layer, steps)?;
+    record.data_roots.clone_from(&layer.roots);
+    steps.here(Step::Record, || record.write(&asked.bundle))?;
+    outside(&asked, &mut place, &layer, &mut made, steps)?;
+    steps.here(Step::Hooks, || {
+        stage.hooks(
+            &asked,
+            &state(&record, Status::Creating, Some(made.pid), &asked.bundle),
+        )
+    })?;
+    stage.ready(steps)?;
+    finish(pod, (asked, record), place, layer, stage, made)
+}
+
+/// What the spec asks for, checked: nothing exists yet.
+struct Asked {
+    id: String,
+    bundle: PathBuf,
+    config: Config,
+    plan: Plan,
+    rootfs: RootfsSource,
+    /// The root file system as the engine has mounted it, if it has.
+    mounted: Option<Mounted>,
+}
+
+impl Asked {
+    fn new(pod: &Pod, request: CreateRequest) -> Result<(Asked, Stdio)> {
+        let annotations = request.spec.annotations().iter().flatten();
+        let config = pod
+            .config()
+            .with_annotations(annotations.map(|(name, value)| (&**name, &**value)))?;
+        let filters = Path::new(&pod.config().state_dir).join("seccomp");
+        let plan = Plan::new(PlanInput {
+            spec: &request.spec,
+            bundle: &request.bundle,
+            id: &request.id,
+            namespace: &request.namespace,
+            config: &config,
+            terminal: Some(request.terminal),
+            last_cap: last_cap()?,
+            seccomp_cache: Some(&filters),
         })?;
-        let upper = match &rootfs {
+        let path = Path::new(&plan.rootfs.path);
+        let mounted = if request.rootfs.is_empty() {
+            Mounted::find(path)?
+        } else {
+            None
+        };
+        let rootfs = match &mounted {
+            Some(mounted) => RootfsSource::Overlay(mounted.ours()),
+            None => rootfs::parse(&request.rootfs, path)?,
+        };
+        let asked = Asked {
+            id: request.id,
+            bundle: request.bundle,
+            config,
+            plan,
+            rootfs,
+            mounted,
+        };
+        Ok((asked, request.stdio))
+    }
+
+    /// Writes the record, before anything is made that `delete` would have to find.
+    fn record(&self) -> Result<Record> {
+        let upper = match &self.rootfs {
             RootfsSource::Overlay(overlay) => {
                 overlay.upper.as_ref().map(|(upper, _)| upper.clone())
             }
             _ => None,
         };
-        // Before anything is made that `delete` would have to find.
-        let mut record = Record {
-            id: id.clone(),
-            cgroup: plan.cgroup_path.clone(),
-            state_dir: PathBuf::from(&pod.config().state_dir),
+        let record = Record {
+            id: self.id.clone(),
+            cgroup: self.plan.cgroup_path.clone(),
+            state_dir: PathBuf::from(&self.config.state_dir),
             data_roots: match &upper {
                 Some(upper) => data_roots::captured(upper)?,
                 None => Vec::new(),
             },
             upper,
-            mounted: mounted.clone(),
-            poststop: plan.hooks.poststop.clone(),
-            annotations: plan.annotations.clone(),
+            mounted: self.mounted.clone(),
+            poststop: self.plan.hooks.poststop.clone(),
+            annotations: self.plan.annotations.clone(),
         };
-        steps.here(Step::Record, || {
-            in_use(&plan.cgroup_path)?;
-            record.write(&bundle)
-        })?;
-        let (identity, membership) =
-            steps.here(Step::Range, || pod.join(&plan, &id, &config.ids))?;
-        rootfs.check_mappings(&identity.idmap)?;
+        in_use(&self.plan.cgroup_path)?;
+        record.write(&self.bundle)?;
+        Ok(record)
+    }
+}
+
+/// What is the container's alone, or its share of the pod, outside its namespaces. Fields in the order of their undoing.
+struct Place {
+    /// The pod's kmsg file.
+    kmsg: Option<Arc<Kmsg>>,
+    cgroup: Cgroup,
+    membership: Membership,
+    identity: Identity,
+    warnings: Vec<Warning>,
+}
+
+impl Place {
+    fn make(pod: &Arc<Pod>, asked: &Asked, steps: &Steps) -> Result<Place> {
+        let Asked {
+            id, plan, config, ..
+        } = asked;
+        let mut warnings = plan.warnings.clone();
+        let (identity, membership) = steps.here(Step::Range, || pod.join(plan, id, &config.ids))?;
+        asked.rootfs.check_mappings(&identity.idmap)?;
         let owner = identity
             .idmap
             .host_uid(0)
@@ -131,7 +181,6 @@ impl Container {
                     "map user and group 0",
                 )
             })?;
-        let mut warnings = plan.warnings.clone();
         let cgroup = steps.here(Step::Cgroup, || {
             let cgroup = Cgroup::create(
                 &Hierarchy::find()?,
@@ -144,28 +193,76 @@ impl Container {
             Ok(cgroup)
         })?;
         let kmsg = steps.here(Step::Fuse, || Ok(start_kmsg(pod, &mut warnings)))?;
+        Ok(Place {
+            kmsg,
+            cgroup,
+            membership,
+            identity,
+            warnings,
+        })
+    }
+}
+
+/// The root file system during create: unless kept, inner data go back into the writable layer, empty mount points out of
+/// it, and then the engine has back what it had mounted.
+struct Layer {
+    upper: Option<PathBuf>,
+    roots: Vec<DataRoot>,
+    kept: bool,
+    taken: Option<Taken>,
+}
+
+impl Layer {
+    fn take(asked: &Asked, record: &Record, steps: &Steps) -> Result<Layer> {
         let taken = steps.here(Step::TakeRootfs, || {
-            let point = bundle.join("rootfs");
+            let point = asked.bundle.join("rootfs");
+            let mounted = asked.mounted.clone();
             mounted
                 .map(|mounted| Taken::new(mounted, point))
                 .transpose()
         })?;
-        let mut layer = Layer {
+        let layer = Layer {
             upper: record.upper.clone(),
             roots: record.data_roots.clone(),
             kept: false,
+            taken,
         };
-        record
-            .upper
-            .as_deref()
-            .map_or(Ok(()), data_roots::restore)?;
+        layer.upper.as_deref().map_or(Ok(()), data_roots::restore)?;
+        Ok(layer)
+    }
+}
 
-        let hooks = plan.hooks.clone();
-        let process = ProcessFacts {
-            capability_rule: plan.capability_rule,
-            seccomp: plan.process.seccomp.clone(),
-        };
-        let (channel, mut children) = steps.here(Step::Spawn, || {
+impl Drop for Layer {
+    fn drop(&mut self) {
+        if let (Some(upper), false) = (&self.upper, self.kept)
+            && let Err(error) = data_roots::capture(upper, &self.roots)
+        {
+            tracing::warn!(layer = %upper.display(), error = error.chain(), "left inner data beside the layer");
+        }
+    }
+}
+
+/// The stage, and what it makes for us.
+struct Stage {
+    channel: Channel,
+    children: Children,
+}
+
+impl Stage {
+    fn start(
+        asked: &Asked,
+        place: &Place,
+        layer: &Layer,
+        stdio: Stdio,
+        steps: &Steps,
+    ) -> Result<Stage> {
+        let Place {
+            kmsg,
+            cgroup,
+            identity,
+            ..
+        } = place;
+        steps.here(Step::Spawn, || {
             let (dir, leaf) = (cgroup.open_dir()?, cgroup.open_leaf()?);
             let kmsg = kmsg.as_ref().map(|kmsg| kmsg.mount());
             let mut fds = Fds::default();
@@ -176,119 +273,81 @@ impl Container {
             fds.add(FdKind::Stderr, stdio.stderr.as_ref());
             fds.add(FdKind::Kmsg, kmsg.as_ref());
             fds.add(FdKind::Userns, identity.join.as_ref());
-            let mut plan = plan.clone();
+            let mut plan = asked.plan.clone();
             if let Some(host) = &identity.host_network {
                 fds.add(FdKind::Network, Some(&host.ns));
                 plan.namespaces.net = NsSource::New;
             }
             let request = InitRequest {
-                id: id.clone(),
+                id: asked.id.clone(),
                 plan,
                 idmap: identity.join.is_none().then(|| identity.idmap.clone()),
-                rootfs,
-                view: taken.is_some(),
-                bundle: bundle.to_string_lossy().into_owned(),
-                unmappable_mount: config.unmappable_mount,
+                rootfs: asked.rootfs.clone(),
+                view: layer.taken.is_some(),
+                bundle: asked.bundle.to_string_lossy().into_owned(),
+                unmappable_mount: asked.config.unmappable_mount,
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
-            parent::spawn(stage::INIT, &request, &fds.fds)
-        })?;
-        drop(stdio);
+            let (channel, children) = parent::spawn(stage::INIT, &request, &fds.fds)?;
+            Ok(Stage { channel, children })
+        })
+    }
 
-        let made = loop {
-            match parent::news(&channel, &mut children)? {
+    fn news(&mut self) -> Result<(Message, Vec<OwnedFd>)> {
+        parent::news(&self.channel, &mut self.children)
+    }
+
+    /// Waits for the namespaces, mounts and init. Data roots that are about to be made are noted in `layer`.
+    fn made(&mut self, layer: &mut Layer, steps: &Steps) -> Result<Made> {
+        loop {
+            match self.news()? {
+                (Message::DataRoots(roots), _) => layer.roots = roots,
                 (
                     Message::Created {
                         pid,
                         idmap,
                         warnings,
+                        times,
                         fds: kinds,
                     },
                     fds,
                 ) => {
-                    break Made {
+                    steps.add("stage", times);
+                    return Ok(Made {
                         pid,
                         idmap,
                         warnings,
                         kinds,
                         fds: fds.into_iter().map(Some).collect(),
-                    };
+                    });
                 }
-                (Message::DataRoots(roots), _) => layer.roots = roots,
                 (other, _) => return Err(unexpected(&format!("{other:?} from the stage"))),
             }
-        };
-        let Made {
-            pid,
-            idmap,
-            warnings: more,
-            kinds,
-            mut fds,
-        } = made;
-        warnings.extend(more);
-        record.data_roots.clone_from(&layer.roots);
-        steps.here(Step::Record, || record.write(&bundle))?;
-        warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &plan.process))?);
-        steps.here(Step::NetworkPlace, || {
-            let new = take_fd(&kinds, &mut fds, FdKind::Network);
-            match (&identity.host_network, new) {
-                (Some(host), Some(new)) => host.replace_by(&new),
-                (None, None) => Ok(()),
-                _ => Err(unexpected("a network that nobody wants, or none")),
-            }
-        })?;
-        steps.here(Step::View, || {
-            let mut take = |kind| take_fd(&kinds, &mut fds, kind);
-            match (&taken, take(FdKind::Rootfs).zip(take(FdKind::Overlay))) {
-                (Some(taken), Some(mounts)) => taken.show(mounts, &idmap),
-                (None, None) => Ok(()),
-                _ => Err(unexpected("a view that nobody wants, or none")),
-            }
-        })?;
-        steps.here(Step::Hooks, || {
-            let state = state(&record, Status::Creating, Some(pid), &bundle);
-            hooks::run("prestart", &hooks.prestart, &state, &bundle)?;
-            hooks::run("createRuntime", &hooks.create_runtime, &state, &bundle)?;
-            if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
-                Ok(())
-            } else {
-                channel.send(&Message::Go)
-            }
-        })?;
-        match parent::news(&channel, &mut children)? {
-            (Message::Ready, _) => {}
-            (other, _) => return Err(unexpected(&format!("{other:?} from init"))),
         }
-        taken.as_ref().map_or(Ok(()), Taken::anchor)?;
-        let mut take = |kind| take_fd(&kinds, &mut fds, kind);
-        let missing = || unexpected("a descriptor is missing");
-        pod.made(&take(FdKind::Userns).ok_or_else(missing)?, &idmap)?;
-        let (devpts, console) = (
-            take(FdKind::Devpts).ok_or_else(missing)?,
-            take(FdKind::Console),
-        );
-        let pidfd = children.release(pid)?;
-        layer.kept = true;
-        Ok(Container {
-            membership,
-            bundle,
-            process,
-            hooks,
-            cgroup,
-            pid,
-            pidfd,
-            devpts,
-            idmap,
-            console: Mutex::new(console),
-            gate: Mutex::new(Some(Gate {
-                channel,
-                makers: children,
-            })),
-            warnings,
-            record,
-            taken,
-        })
+    }
+
+    /// Runs the hooks of the host's side; the stage waits for them.
+    fn hooks(&self, asked: &Asked, state: &HookState) -> Result<()> {
+        let (hooks, bundle) = (&asked.plan.hooks, &asked.bundle);
+        hooks::run("prestart", &hooks.prestart, state, bundle)?;
+        hooks::run("createRuntime", &hooks.create_runtime, state, bundle)?;
+        if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
+            Ok(())
+        } else {
+            self.channel.send(&Message::Go)
+        }
+    }
+
+    /// Waits for init, which then waits for `start`.
+    fn ready(&mut self, steps: &Steps) -> Result<()> {
+        match self.news()? {
+            (Message::Ready { times }, _) => {
+                steps.add("init", times);
+                Ok(())
+            }
+            (other, _) => Err(unexpected(&format!("{other:?} from init"))),
+        }
     }
 }
 
@@ -301,21 +360,83 @@ struct Made {
     fds: Vec<Option<OwnedFd>>,
 }
 
-/// The writable layer during create: unless kept, inner data go back into it and empty mount points out of it.
-struct Layer {
-    upper: Option<PathBuf>,
-    roots: Vec<DataRoot>,
-    kept: bool,
+impl Made {
+    fn take(&mut self, kind: FdKind) -> Option<OwnedFd> {
+        take_fd(&self.kinds, &mut self.fds, kind)
+    }
+
+    fn need(&mut self, kind: FdKind) -> Result<OwnedFd> {
+        self.take(kind)
+            .ok_or_else(|| unexpected("a descriptor is missing"))
+    }
 }
 
-impl Drop for Layer {
-    fn drop(&mut self) {
-        if let (Some(upper), false) = (&self.upper, self.kept)
-            && let Err(error) = data_roots::capture(upper, &self.roots)
-        {
-            tracing::warn!(layer = %upper.display(), error = error.chain(), "left inner data beside the layer");
+/// What only the host's side can do for a container that exists: limits of init, its network's and its files' place.
+fn outside(
+    asked: &Asked,
+    place: &mut Place,
+    layer: &Layer,
+    made: &mut Made,
+    steps: &Steps,
+) -> Result<()> {
+    let limits = steps.here(Step::Limits, || {
+        limits::apply(made.pid, &asked.plan.process)
+    })?;
+    place.warnings.append(&mut made.warnings);
+    place.warnings.extend(limits);
+    steps.here(Step::NetworkPlace, || {
+        match (&place.identity.host_network, made.take(FdKind::Network)) {
+            (Some(host), Some(new)) => host.replace_by(&new),
+            (None, None) => Ok(()),
+            _ => Err(unexpected("a network that nobody wants, or none")),
         }
-    }
+    })?;
+    steps.here(Step::View, || {
+        let mounts = made.take(FdKind::Rootfs).zip(made.take(FdKind::Overlay));
+        match (&layer.taken, mounts) {
+            (Some(taken), Some(mounts)) => taken.show(mounts, &made.idmap),
+            (None, None) => Ok(()),
+            _ => Err(unexpected("a view that nobody wants, or none")),
+        }
+    })
+}
+
+/// The container lives: what was taken and made stays.
+fn finish(
+    pod: &Pod,
+    (asked, record): (Asked, Record),
+    place: Place,
+    mut layer: Layer,
+    mut stage: Stage,
+    mut made: Made,
+) -> Result<Container> {
+    layer.taken.as_ref().map_or(Ok(()), Taken::anchor)?;
+    pod.made(&made.need(FdKind::Userns)?, &made.idmap)?;
+    let (devpts, console) = (made.need(FdKind::Devpts)?, made.take(FdKind::Console));
+    let pidfd = stage.children.release(made.pid)?;
+    layer.kept = true;
+    Ok(Container {
+        membership: place.membership,
+        bundle: asked.bundle,
+        process: ProcessFacts {
+            capability_rule: asked.plan.capability_rule,
+            seccomp: asked.plan.process.seccomp,
+        },
+        hooks: asked.plan.hooks,
+        cgroup: place.cgroup,
+        pid: made.pid,
+        pidfd,
+        devpts,
+        idmap: made.idmap,
+        console: Mutex::new(console),
+        gate: Mutex::new(Some(Gate {
+            channel: stage.channel,
+            makers: stage.children,
+        })),
+        warnings: place.warnings,
+        record,
+        taken: layer.taken.take(),
+    })
 }
 
 /// Refuses a cgroup in which somebody lives: `delete` must not find it in a record of ours.

@@ -99,6 +99,7 @@ impl Container {
         parent::executed(&channel, &mut children)?;
         let pidfd = children.release(pid)?;
         children.finish()?;
+        steps.log("exec");
         let console = terminal.map(|(master, _)| master);
         Ok(Exec {
             pid: pid.unsigned_abs(),

@@ -80,11 +80,12 @@ impl Container {
     pub fn create(pod: &Arc<Pod>, request: CreateRequest) -> Result<Container> {
         let steps = Steps::new(fault::step(pod.config()));
         let bundle = request.bundle.clone();
-        let created = Container::build(pod, request, steps);
+        let created = create::build(pod, request, &steps);
         if created.is_err() {
             // All else has undone itself; without a record nothing is left for `delete`.
             Record::remove(&bundle)?;
         }
+        steps.log("create");
         created
     }
 
@@ -255,6 +256,7 @@ impl Container {
         let warnings = poststop(&self.record, &self.bundle);
         results.into_iter().collect::<Result<()>>()?;
         Record::remove(&self.bundle)?;
+        steps.log("delete");
         Ok(warnings)
     }
 }

@@ -1,7 +1,7 @@
 //! S: builds the container from outside, with the host's rights, and leaves.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags, openat};
@@ -38,7 +38,7 @@ struct Made {
     pid_ns: OwnedFd,
 }
 
-/// The pipeline, in the order of whole.md.
+/// The pipeline, in the order of whole.md: namespaces, then what the container sees from outside in, then the pivot.
 pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageFailure> {
     let none = Steps::new(None);
     let (request, fds) = none.run(Step::Spawn, || {
@@ -46,112 +46,316 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         rustix::process::umask(Mode::empty());
         channel.recv_request::<InitRequest>()
     })?;
-    let steps = Steps::new(request.fail_at);
     let mut fds: Vec<_> = fds.into_iter().map(Some).collect();
-    let plan = &request.plan;
-    let mut warnings = Vec::new();
-
-    steps.run(Step::MountNs, private_mounts)?;
     let kmsg = take_fd(&request.fds, &mut fds, FdKind::Kmsg);
     let host_network = take_fd(&request.fds, &mut fds, FdKind::Network);
-    let (made, go) = namespaces(channel, &proof, steps, &request, fds)?;
-    let mover = steps.run(Step::Network, || {
-        host_network
-            .as_ref()
-            .map(|from| Mover::spawn(&proof, from.as_fd(), made.net.as_fd()))
-            .transpose()
+    let build = Build {
+        channel,
+        proof: &proof,
+        steps: &Steps::new(request.fail_at),
+        request: &request,
+        plan: &request.plan,
+    };
+    build.steps.run(Step::MountNs, private_mounts)?;
+    let (made, go) = build.namespaces(fds)?;
+    let mover = build.start_move(&made, host_network.as_ref())?;
+    let files = build.root_file_system(&made)?;
+    let inside = build.mounts(&made, &files.root.dir, kmsg.as_ref(), mover.is_some())?;
+    let moved = mover.is_some();
+    let not_moved = build
+        .steps
+        .run(Step::NetworkMoved, || mover.map(Mover::finish).transpose())?;
+    build.restrict(&made, &files.root.dir)?;
+    build.steps.run(Step::Hooks, || {
+        let mut warnings = files.warnings;
+        warnings.extend(inside.warnings);
+        warnings.extend(not_moved.into_iter().flatten());
+        let network = moved.then(|| made.net.as_fd());
+        build.report(&made, warnings, &inside.terminals, files.view, network)?;
+        hooks(channel, build.plan, &go)
     })?;
-    let userns = made.user.as_fd();
+    build.pivot(&files.root.dir, inside.unlocked, &go)?;
+    inside.makers.finish();
+    Ok(())
+}
 
-    // From here on new files belong to root inside; capabilities stay (kernel.md (a)).
-    steps.run(Step::Rootfs, || act_as_root_inside(&made.idmap))?;
-    let mount_point = Path::new(&request.bundle).join("rootfs");
-    let mut rootfs = steps.run(Step::Rootfs, || {
-        root::mount(&request.rootfs, &mount_point, userns)
-    })?;
-    if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut rootfs.upper) {
-        warnings.extend(steps.run(Step::DataRoots, || {
-            let (roots, warnings) = data_roots::mount(&rootfs.dir, plan, overlay, layers)?;
-            channel.send(&Message::DataRoots(roots))?;
-            Ok(warnings)
-        })?);
+/// What every phase uses.
+#[derive(Clone, Copy)]
+struct Build<'a> {
+    channel: &'a Channel,
+    proof: &'a SingleThreaded,
+    steps: &'a Steps,
+    request: &'a InitRequest,
+    plan: &'a Plan,
+}
+
+/// The root file system, mounted at its place in the bundle.
+struct Files<'a> {
+    root: root::Root<'a>,
+    /// Copies for the host's view: with what is mounted in it so far, and without.
+    view: Option<(OwnedFd, OwnedFd)>,
+    warnings: Vec<Warning>,
+}
+
+/// What is mounted in it.
+struct Inside {
+    makers: Makers,
+    terminals: dev::Terminals,
+    /// For init to mount when the rest is locked.
+    unlocked: mounts::Unlocked,
+    warnings: Vec<Warning>,
+}
+
+impl<'a> Build<'a> {
+    fn start_move(
+        self,
+        made: &Made,
+        host_network: Option<&OwnedFd>,
+    ) -> Result<Option<Mover>, StageFailure> {
+        self.steps.run(Step::Network, || {
+            host_network
+                .map(|from| Mover::spawn(self.proof, from.as_fd(), made.net.as_fd()))
+                .transpose()
+        })
     }
-    let view = steps.run(Step::View, || {
-        request
-            .view
-            .then(|| {
-                let copy = |recursive| root::for_view(&rootfs.dir, recursive);
-                Ok((copy(true)?, copy(false)?))
-            })
-            .transpose()
-    })?;
-    let root = &rootfs.dir;
-    steps.run(Step::EnterNs, || enter(&made, plan, mover.is_some()))?;
-    steps.run(Step::Proc, || {
-        let owner = dev::owner(&made.idmap, 0, 0)?;
-        kernfs::mount(&proof, root, made.pid_ns.as_fd(), owner)
-    })?;
-    let mut makers = Makers::default();
-    let terminals = steps.run(Step::Dev, || {
-        dev::mount(
-            &proof,
+
+    /// From here on new files belong to root inside; capabilities stay (kernel.md (a)).
+    fn root_file_system(self, made: &'a Made) -> Result<Files<'a>, StageFailure> {
+        let (steps, request) = (self.steps, self.request);
+        let mut warnings = Vec::new();
+        let mut root = steps.run(Step::Rootfs, || {
+            act_as_root_inside(&made.idmap)?;
+            root::mount(&request.rootfs, &self.mount_point(), made.user.as_fd())
+        })?;
+        if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut root.upper) {
+            warnings = steps.run(Step::DataRoots, || {
+                let (roots, warnings) = data_roots::mount(&root.dir, self.plan, overlay, layers)?;
+                self.channel.send(&Message::DataRoots(roots))?;
+                Ok(warnings)
+            })?;
+        }
+        let view = steps.run(Step::View, || {
+            let copy = |recursive| root::for_view(&root.dir, recursive);
+            request
+                .view
+                .then(|| Ok((copy(true)?, copy(false)?)))
+                .transpose()
+        })?;
+        Ok(Files {
+            root,
+            view,
+            warnings,
+        })
+    }
+
+    fn mounts(
+        self,
+        made: &Made,
+        root: &OwnedFd,
+        kmsg: Option<&OwnedFd>,
+        network_moves: bool,
+    ) -> Result<Inside, StageFailure> {
+        let (steps, plan, proof) = (self.steps, self.plan, self.proof);
+        let (userns, pid_ns) = (made.user.as_fd(), made.pid_ns.as_fd());
+        steps.run(Step::EnterNs, || enter(made, plan, network_moves))?;
+        steps.run(Step::Proc, || {
+            let owner = dev::owner(&made.idmap, 0, 0)?;
+            kernfs::mount(proof, root, pid_ns, owner)
+        })?;
+        let mut makers = Makers::default();
+        let terminals = steps.run(Step::Dev, || {
+            dev::mount(proof, root, plan, &made.idmap, userns, kmsg, &mut makers)
+        })?;
+        let context = Context {
+            proof,
             root,
             plan,
-            &made.idmap,
+            idmap: &made.idmap,
             userns,
-            kmsg.as_ref(),
-            &mut makers,
-        )
-    })?;
-    let context = Context {
-        proof: &proof,
-        root,
-        plan,
-        idmap: &made.idmap,
-        userns,
-        pid_ns: made.pid_ns.as_fd(),
-        unmappable: request.unmappable_mount,
-    };
-    let (more, unlocked) = steps.run(Step::Mounts, || mounts::mount_all(&context, &mut makers))?;
-    warnings.extend(more);
-    steps.run(Step::Mounts, || mounts::kernel_files(&context))?;
-    let moved = mover.is_some();
-    let not_moved = steps.run(Step::NetworkMoved, || mover.map(Mover::finish).transpose())?;
-    warnings.extend(not_moved.into_iter().flatten());
-    steps.run(Step::Sysctl, || {
-        sysctls(plan, dev::owner(&made.idmap, 0, 0)?)
-    })?;
-    steps.run(Step::Masks, || {
-        masks::readonly(root, &plan.readonly_paths)?;
-        masks::mask(root, &plan.masked_paths)?;
-        if plan.rootfs.readonly {
-            let change = Change {
-                set: RDONLY,
-                ..Change::default()
-            };
-            set_attr(root, change).os("mount_setattr read-only", "root file system")?;
-        }
-        Ok(())
-    })?;
+            pid_ns,
+            unmappable: self.request.unmappable_mount,
+        };
+        let (warnings, unlocked) = steps.run(Step::Mounts, || {
+            let mounted = mounts::mount_all(&context, &mut makers)?;
+            mounts::kernel_files(&context)?;
+            Ok(mounted)
+        })?;
+        Ok(Inside {
+            makers,
+            terminals,
+            unlocked,
+            warnings,
+        })
+    }
 
-    steps.run(Step::Hooks, || {
-        let network = moved.then(|| made.net.as_fd());
-        report(channel, &made, warnings, &terminals, view, network)?;
-        hooks(channel, plan, &go)
-    })?;
-    steps.run(Step::Pivot, || {
-        rustix::process::fchdir(root).os("fchdir", "root file system")?;
-        rustix::process::pivot_root(".", ".").os("pivot_root", mount_point.display())?;
-        unmount(".", UnmountFlags::DETACH).os("umount", "old root")
-    })?;
-    // The last act that can fail: from here on init speaks for the container.
-    none.run(Step::Pivot, || {
+    /// Sysctls, when the network is there, and what of the mounts is hidden or read-only.
+    fn restrict(self, made: &Made, root: &OwnedFd) -> Result<(), StageFailure> {
+        let plan = self.plan;
+        self.steps.run(Step::Sysctl, || {
+            sysctls(plan, dev::owner(&made.idmap, 0, 0)?)
+        })?;
+        self.steps.run(Step::Masks, || {
+            masks::readonly(root, &plan.readonly_paths)?;
+            masks::mask(root, &plan.masked_paths)?;
+            if plan.rootfs.readonly {
+                let change = Change {
+                    set: RDONLY,
+                    ..Change::default()
+                };
+                set_attr(root, change).os("mount_setattr read-only", "root file system")?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes it the root, for init as well. The message is the last act that can fail: from there on init speaks for the
+    /// container.
+    fn pivot(
+        self,
+        root: &OwnedFd,
+        unlocked: mounts::Unlocked,
+        go: &Channel,
+    ) -> Result<(), StageFailure> {
+        self.steps.run(Step::Pivot, || {
+            rustix::process::fchdir(root).os("fchdir", "root file system")?;
+            rustix::process::pivot_root(".", ".").os("pivot_root", self.mount_point().display())?;
+            unmount(".", UnmountFlags::DETACH).os("umount", "old root")
+        })?;
         let (paths, files): (Vec<_>, Vec<_>) = unlocked.into_iter().unzip();
         let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        go.send_with(&Go::Pivoted { unlocked: paths }, &files)
-    })?;
-    makers.finish();
-    Ok(())
+        Steps::new(None).run(Step::Pivot, || {
+            go.send_with(&Go::Pivoted { unlocked: paths }, &files)
+        })
+    }
+
+    fn mount_point(self) -> PathBuf {
+        Path::new(&self.request.bundle).join("rootfs")
+    }
+
+    /// Has H make the namespaces and init; returns descriptors of them.
+    fn namespaces(self, mut fds: Vec<Option<OwnedFd>>) -> Result<(Made, Channel), StageFailure> {
+        let Build {
+            channel,
+            proof,
+            steps,
+            request,
+            plan,
+        } = self;
+        let mut take = |kind| take_fd(&request.fds, &mut fds, kind);
+        let stdio = [
+            take(FdKind::Stdin),
+            take(FdKind::Stdout),
+            take(FdKind::Stderr),
+        ];
+        let (talk, go, proc) = steps.run(Step::Userns, || {
+            let missing = || unexpected("a descriptor is missing");
+            let (cgroup, leaf) = (
+                take(FdKind::Cgroup).ok_or_else(missing)?,
+                take(FdKind::Leaf).ok_or_else(missing)?,
+            );
+            let joins = Joins::open(&plan.namespaces, take(FdKind::Userns))?;
+            let maker = Maker {
+                proof,
+                steps,
+                namespaces: &plan.namespaces,
+                joins,
+                leaf: leaf.as_fd(),
+                channel,
+                request,
+                stdio: &stdio,
+            };
+            let (pid, talk, go) = maker.spawn(cgroup.as_fd())?;
+            channel.send(&Message::Spawned { pid })?;
+            let proc = open_proc(pid)?;
+            if let Some(idmap) = &request.idmap {
+                maker::write_maps(&proc, idmap)?;
+            }
+            talk.send(&Talk::Mapped)?;
+            Ok((talk, go, proc))
+        })?;
+        hear(&talk, |t| matches!(t, Talk::Unshared).then_some(()))?;
+        let (idmap, user, net, ipc, uts, cgroup) = steps.run(Step::Namespaces, || {
+            let open = |name: &str| {
+                openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .os("open", name)
+            };
+            if plan.namespaces.time == NsSource::New {
+                write_clocks(&proc, plan)?;
+            }
+            let idmap = read_idmap(&proc)?;
+            own_pipes(&stdio, &plan.process, &idmap)?;
+            // While H waits for `Clocks`: a process that has exited has no namespaces to open.
+            let opened = (
+                idmap,
+                open("ns/user")?,
+                open("ns/net")?,
+                open("ns/ipc")?,
+                open("ns/uts")?,
+                open("ns/cgroup")?,
+            );
+            talk.send(&Talk::Clocks)?;
+            Ok(opened)
+        })?;
+        let pid = hear(&talk, |t| match t {
+            Talk::Init { pid } => Some(*pid),
+            _ => None,
+        })?;
+        let pid_ns = steps.run(Step::Init, || {
+            let proc = open_proc(pid)?;
+            openat(
+                proc,
+                "ns/pid",
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .os("open", "ns/pid")
+        })?;
+        let made = Made {
+            pid,
+            idmap,
+            user,
+            net,
+            ipc,
+            uts,
+            cgroup,
+            pid_ns,
+        };
+        Ok((made, go))
+    }
+    fn report(
+        self,
+        made: &Made,
+        warnings: Vec<Warning>,
+        terminals: &dev::Terminals,
+        view: Option<(OwnedFd, OwnedFd)>,
+        network: Option<BorrowedFd<'_>>,
+    ) -> Result<()> {
+        let mut kinds = vec![FdKind::Devpts, FdKind::Userns];
+        let mut fds = vec![terminals.devpts.as_fd(), made.user.as_fd()];
+        if let Some(console) = &terminals.console {
+            kinds.push(FdKind::Console);
+            fds.push(console.as_fd());
+        }
+        if let Some((rootfs, overlay)) = &view {
+            kinds.extend([FdKind::Rootfs, FdKind::Overlay]);
+            fds.extend([rootfs.as_fd(), overlay.as_fd()]);
+        }
+        if let Some(network) = network {
+            kinds.push(FdKind::Network);
+            fds.push(network);
+        }
+        let idmap = made.idmap.clone();
+        self.channel.send_with(
+            &Message::Created {
+                pid: made.pid,
+                idmap,
+                warnings,
+                times: self.steps.take_times(),
+                fds: kinds,
+            },
+            &fds,
+        )
+    }
 }
 
 /// An own mount namespace whose mounts still follow the host's: an unmount there must not be held
@@ -163,96 +367,6 @@ fn private_mounts() -> Result<()> {
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
     .os("mount", "/ rslave")
-}
-
-/// Has H make the namespaces and init; returns descriptors of them.
-fn namespaces(
-    channel: &Channel,
-    proof: &SingleThreaded,
-    steps: Steps,
-    request: &InitRequest,
-    mut fds: Vec<Option<OwnedFd>>,
-) -> Result<(Made, Channel), StageFailure> {
-    let plan = &request.plan;
-    let mut take = |kind| take_fd(&request.fds, &mut fds, kind);
-    let stdio = [
-        take(FdKind::Stdin),
-        take(FdKind::Stdout),
-        take(FdKind::Stderr),
-    ];
-    let (talk, go, proc) = steps.run(Step::Userns, || {
-        let missing = || unexpected("a descriptor is missing");
-        let (cgroup, leaf) = (
-            take(FdKind::Cgroup).ok_or_else(missing)?,
-            take(FdKind::Leaf).ok_or_else(missing)?,
-        );
-        let joins = Joins::open(&plan.namespaces, take(FdKind::Userns))?;
-        let maker = Maker {
-            proof,
-            steps,
-            namespaces: &plan.namespaces,
-            joins,
-            leaf: leaf.as_fd(),
-            channel,
-            request,
-            stdio: &stdio,
-        };
-        let (pid, talk, go) = maker.spawn(cgroup.as_fd())?;
-        channel.send(&Message::Spawned { pid })?;
-        let proc = open_proc(pid)?;
-        if let Some(idmap) = &request.idmap {
-            maker::write_maps(&proc, idmap)?;
-        }
-        talk.send(&Talk::Mapped)?;
-        Ok((talk, go, proc))
-    })?;
-    hear(&talk, |t| matches!(t, Talk::Unshared).then_some(()))?;
-    let (idmap, user, net, ipc, uts, cgroup) = steps.run(Step::Namespaces, || {
-        let open = |name: &str| {
-            openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os("open", name)
-        };
-        if plan.namespaces.time == NsSource::New {
-            write_clocks(&proc, plan)?;
-        }
-        let idmap = read_idmap(&proc)?;
-        own_pipes(&stdio, &plan.process, &idmap)?;
-        // While H waits for `Clocks`: a process that has exited has no namespaces to open.
-        let opened = (
-            idmap,
-            open("ns/user")?,
-            open("ns/net")?,
-            open("ns/ipc")?,
-            open("ns/uts")?,
-            open("ns/cgroup")?,
-        );
-        talk.send(&Talk::Clocks)?;
-        Ok(opened)
-    })?;
-    let pid = hear(&talk, |t| match t {
-        Talk::Init { pid } => Some(*pid),
-        _ => None,
-    })?;
-    let pid_ns = steps.run(Step::Init, || {
-        let proc = open_proc(pid)?;
-        openat(
-            proc,
-            "ns/pid",
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .os("open", "ns/pid")
-    })?;
-    let made = Made {
-        pid,
-        idmap,
-        user,
-        net,
-        ipc,
-        uts,
-        cgroup,
-        pid_ns,
-    };
-    Ok((made, go))
 }
 
 /// The next message of H, which `wanted` must know.
@@ -366,40 +480,6 @@ fn write_sysctls(plan: &Plan) -> Result<()> {
             .os("write sysctl", format!("{key}={value}"))?;
     }
     Ok(())
-}
-
-fn report(
-    channel: &Channel,
-    made: &Made,
-    warnings: Vec<Warning>,
-    terminals: &dev::Terminals,
-    view: Option<(OwnedFd, OwnedFd)>,
-    network: Option<BorrowedFd<'_>>,
-) -> Result<()> {
-    let mut kinds = vec![FdKind::Devpts, FdKind::Userns];
-    let mut fds = vec![terminals.devpts.as_fd(), made.user.as_fd()];
-    if let Some(console) = &terminals.console {
-        kinds.push(FdKind::Console);
-        fds.push(console.as_fd());
-    }
-    if let Some((rootfs, overlay)) = &view {
-        kinds.extend([FdKind::Rootfs, FdKind::Overlay]);
-        fds.extend([rootfs.as_fd(), overlay.as_fd()]);
-    }
-    if let Some(network) = network {
-        kinds.push(FdKind::Network);
-        fds.push(network);
-    }
-    let idmap = made.idmap.clone();
-    channel.send_with(
-        &Message::Created {
-            pid: made.pid,
-            idmap,
-            warnings,
-            fds: kinds,
-        },
-        &fds,
-    )
 }
 
 /// createRuntime hooks by the shim, then createContainer hooks by init, both before pivot_root.

@@ -40,7 +40,7 @@ pub(super) enum Go {
 pub(super) struct Init<'a> {
     pub(super) channel: &'a Channel,
     pub(super) go: Channel,
-    pub(super) steps: Steps,
+    pub(super) steps: &'a Steps,
     pub(super) request: &'a InitRequest,
     pub(super) stdio: &'a [Option<OwnedFd>; 3],
 }
@@ -69,7 +69,9 @@ impl Init<'_> {
         let program = steps.run(Step::Setup, || security::Program::new(&plan.process))?;
         match self
             .channel
-            .send(&Message::Ready)
+            .send(&Message::Ready {
+                times: steps.take_times(),
+            })
             .and_then(|()| self.channel.recv::<Message>())
         {
             Ok(Some((Message::Start, _))) => {}

@@ -85,7 +85,7 @@ pub(super) const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
 /// What H needs.
 pub(super) struct Maker<'a> {
     pub(super) proof: &'a SingleThreaded,
-    pub(super) steps: Steps,
+    pub(super) steps: &'a Steps,
     pub(super) namespaces: &'a Namespaces,
     pub(super) joins: Joins,
     /// cgroup that init is born in.
@@ -113,6 +113,8 @@ impl Maker<'_> {
             Side::Child => {
                 // The shim may be gone; then nobody is there to be told.
                 let _ = self.channel.send(&Message::Born);
+                // What S took is S's to tell.
+                drop(self.steps.take_times());
                 // Whoever holds both ends of a channel never sees the other side's death.
                 drop((ours, go));
                 let init = Init {

@@ -26,6 +26,7 @@ mod root;
 mod security;
 mod step;
 mod steps;
+mod times;
 mod userns_fs;
 
 use crate::error::StageFailure;
@@ -35,6 +36,7 @@ use crate::sys::clone::SingleThreaded;
 
 pub use step::Step;
 pub(crate) use steps::Steps;
+pub(crate) use times::Times;
 
 /// `argv[1]` of the stage that makes a container.
 pub(crate) const INIT: &str = "init";

@@ -29,7 +29,7 @@ use crate::kernel::idmap::IdMap;
 use crate::plan::{Plan, Process};
 use crate::rootfs::RootfsSource;
 use crate::rootfs::data_roots::DataRoot;
-use crate::stage::Step;
+use crate::stage::{Step, Times};
 
 /// Most descriptors that one message carries.
 const MAX_FDS: usize = 16;
@@ -59,13 +59,18 @@ pub(crate) enum Message {
         idmap: IdMap,
         /// Downgrades.
         warnings: Vec<Warning>,
+        /// What the stage's steps took.
+        times: Times,
         /// Descriptors beside the message, by meaning.
         fds: Vec<FdKind>,
     },
     /// L → S: hooks have run, go on to pivot_root.
     Go,
     /// C → L: waiting for `Start`.
-    Ready,
+    Ready {
+        /// What the steps of H and C took.
+        times: Times,
+    },
     /// L → C: exec the user's program.
     Start,
     /// Any stage → L: it failed and has undone what it made.

@@ -13,7 +13,7 @@ macro_rules! steps {
             /// All steps, in the order of the pipelines.
             pub const ALL: &'static [Step] = &[$(Step::$name,)*];
 
-            /// The step's name as errors and `SYSBOX_FAIL_AT` spell it.
+            /// The step's name as errors and the file `fail-at` spell it.
             pub fn name(self) -> &'static str {
                 match self { $(Step::$name => $text,)* }
             }

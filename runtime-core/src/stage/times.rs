@@ -21,7 +21,7 @@ impl Times {
     }
 }
 
-/// Milliseconds with a digit after the point, as in `plan 0.4, cgroup 0.2`.
+/// Milliseconds with two digits after the point, as in `plan 0.40, cgroup 0.24`.
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (step, took)) in self.0.iter().enumerate() {
@@ -32,12 +32,12 @@ impl fmt::Display for Times {
     }
 }
 
-/// A duration in milliseconds with a digit after the point.
+/// A duration in milliseconds with two digits after the point.
 pub(crate) struct Millis(pub(crate) Duration);
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1}", self.0.as_secs_f64() * 1000.0)
+        write!(f, "{:.2}", self.0.as_secs_f64() * 1000.0)
     }
 }
 
@@ -51,6 +51,6 @@ mod tests {
         times.add(Step::Record, Duration::from_micros(1200));
         times.add(Step::Cgroup, Duration::from_micros(240));
         times.add(Step::Record, Duration::from_micros(1000));
-        assert_eq!(times.to_string(), "record 2.2, cgroup 0.2");
+        assert_eq!(times.to_string(), "record 2.20, cgroup 0.24");
     }
 }

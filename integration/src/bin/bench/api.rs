@@ -1,6 +1,8 @@
 //! A client of a shim's task service, as containerd is one, for any shim.
 
 use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -34,7 +36,7 @@ pub(crate) struct Bundle {
     dir: PathBuf,
     rootfs: Mount,
     /// containerd's end of the shim's log: without a reader runc's shim does not serve.
-    _log: File,
+    log: File,
 }
 
 impl Bundle {
@@ -71,7 +73,11 @@ impl Bundle {
         };
         let log = dir.join("log");
         mkfifo(&log, Mode::S_IRUSR | Mode::S_IWUSR).context("make the log fifo")?;
-        let log = File::options().read(true).write(true).open(&log);
+        let log = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+            .open(&log);
         Ok(Self {
             runtime,
             task: Task {
@@ -80,7 +86,7 @@ impl Bundle {
             },
             dir,
             rootfs,
-            _log: log.context("open the log fifo")?,
+            log: log.context("open the log fifo")?,
         })
     }
 
@@ -103,11 +109,30 @@ impl Bundle {
         Ok(())
     }
 
+    /// What the shim has logged since the last asking.
+    pub(crate) fn logged(&self) -> Result<String> {
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            match (&self.log).read(&mut buffer) {
+                Ok(length) => text.extend_from_slice(&buffer[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).context("read the shim's log"),
+            }
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Runs the shim's `start` and connects to the address that it prints.
     pub(crate) async fn start_shim(&self) -> Result<Shim> {
+        self.start_shim_with(&[]).await
+    }
+
+    /// The same with further flags.
+    pub(crate) async fn start_shim_with(&self, flags: &[&str]) -> Result<Shim> {
         let output = self
             .runtime
             .shim()
+            .args(flags)
             .args(["-namespace", "bench", "-id", &self.task.id])
             .args(["-address", "/run/containerd/containerd.sock"])
             .args(["-publish-binary", "/usr/bin/containerd", "start"])

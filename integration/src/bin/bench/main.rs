@@ -8,6 +8,7 @@ mod inner;
 mod measure;
 mod pods;
 mod runtime;
+mod steps;
 mod summary;
 
 use std::fs;
@@ -21,6 +22,7 @@ use integration::engines::Engine;
 use integration::host;
 use integration::image::Image;
 use integration::node::Node;
+use serde::de::DeserializeOwned;
 
 use measure::{Metric, Size};
 use summary::Row;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words[..] {
         ["inside", size, layer] => inside(size, layer),
+        ["steps", size, layer] => steps(size, layer),
         ["pods", size] => pods(size),
         _ => run(&words),
     };
@@ -73,23 +76,25 @@ fn run(words: &[&str]) -> Result<()> {
     dockerd::load(&node, IMAGE)?;
     let layer = unpacked(&node)?;
     enable_controllers(&node)?;
-    let mut metrics = measured(&node, &["inside", size, &layer])?;
+    let mut metrics: Vec<Metric> = measured(&node, &["inside", size, &layer])?;
+    let steps: Vec<steps::Row> = measured(&node, &["steps", size, &layer])?;
     drop(node);
     let node = Node::builder(Release::Sid)
         .cri(true)
         .engines(&[Engine::CriTools, Engine::Containerd24])
         .start()?;
     node.import(IMAGE)?;
-    metrics.extend(measured(&node, &["pods", size])?);
+    metrics.extend(measured::<Vec<Metric>>(&node, &["pods", size])?);
     let rows = metrics.iter().map(Row::new).collect::<Result<Vec<_>>>()?;
     summary::write(&rows, &file)?;
     summary::print(&rows);
+    steps::print(&steps);
     println!("bench: {}", file.display());
     Ok(())
 }
 
 /// The samples that this very program takes in the node: it is static, so it runs there.
-fn measured(node: &Node, words: &[&str]) -> Result<Vec<Metric>> {
+fn measured<T: DeserializeOwned>(node: &Node, words: &[&str]) -> Result<T> {
     fs::copy(std::env::current_exe()?, node.path("/srv/bench"))
         .context("put bench into the node")?;
     let output = node
@@ -153,6 +158,17 @@ fn inside(name: &str, layer: &str) -> Result<()> {
         .context("start a runtime")?;
     let metrics = runtime.block_on(measure::all(size(name)?, layer))?;
     println!("{}", serde_json::to_string(&metrics)?);
+    Ok(())
+}
+
+/// The same, of what the steps of ours take.
+fn steps(name: &str, layer: &str) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    let rows = runtime.block_on(steps::all(size(name)?.rounds, layer))?;
+    println!("{}", serde_json::to_string(&rows)?);
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 #!/bin/bash
 # Installs the shim and its configuration, or removes them. Running it again changes nothing that is as it should be.
-#   install.sh install [--binary FILE] [--containerd] [--docker] [--dry-run]
+#   install.sh install [--binary FILE] [--containerd] [--docker] [--sysctl] [--dry-run]
 #   install.sh upgrade [--binary FILE] [--dry-run]
 #   install.sh uninstall [--dry-run] [--force]
 # --containerd adds the handler `sysbox` for Kubernetes to containerd's configuration, --docker the runtimes `sysbox` and
 # `sysbox-runc` to dockerd's; what is there stays, and uninstall takes ours out again. ctr, nerdctl and
-# `docker run --runtime io.containerd.sysbox.v2` need neither, and no restart.
+# `docker run --runtime io.containerd.sysbox.v2` need neither, and no restart. --sysctl raises those of the kernel's bounds
+# that all containers share (sysctl.conf), now and at each boot, and lowers none.
 # Environment: DESTDIR, a root to install below (packages, images); PREFIX, /usr/local; CONTAINERD_CONFIG,
 # /etc/containerd/config.toml; DOCKER_CONFIG, /etc/docker/daemon.json.
 set -euo pipefail
@@ -17,10 +18,11 @@ bin=${DESTDIR-}${PREFIX:-/usr/local}/bin
 etc=${DESTDIR-}/etc/containerd-shim-sysbox
 dry=
 force=
+sysctl=
 engines=()
 
 usage() {
-    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -45,6 +47,8 @@ put() { # source, target, mode
 
 # shellcheck source=deploy/engines.sh
 . "$here/engines.sh"
+# shellcheck source=deploy/sysctl.sh
+. "$here/sysctl.sh"
 
 install_all() {
     # Without a file to install, what is installed stays.
@@ -69,6 +73,7 @@ install_all() {
         echo "kept $etc/config.toml, which differs from $here/config.toml"
     fi
     for engine in "${engines[@]}"; do "add_$engine"; done
+    if [ -n "$sysctl" ]; then add_sysctl; fi
     if [ -z "${DESTDIR-}$dry" ]; then "$bin/$name" check; fi
 }
 
@@ -94,6 +99,7 @@ uninstall_all() {
     fi
     remove_containerd
     remove_docker
+    remove_sysctl
     if [ -e "$bin/$name" ]; then act "remove $bin/$name" rm -f "$bin/$name"; fi
     if cmp -s "$here/config.toml" "$etc/config.toml"; then
         act "remove $etc/config.toml" rm -f "$etc/config.toml"
@@ -109,6 +115,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --binary) [ $# -ge 2 ] || usage; binary=$2; shift ;;
         --containerd | --docker) engines+=("${1#--}") ;;
+        --sysctl) sysctl=1 ;;
         --dry-run) dry=1 ;;
         --force) force=1 ;;
         *) usage ;;

@@ -2,6 +2,7 @@
 
 mod engines;
 mod manifests;
+mod sysctl;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

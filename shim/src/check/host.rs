@@ -20,9 +20,6 @@ const SERVICE_PATH: &[&str] = &[
     "/bin",
 ];
 
-/// systemd, journald, logind and udevd of one container hold about this many inotify instances.
-const INOTIFY_PER_CONTAINER: u64 = 16;
-
 /// The configuration file.
 pub(super) fn configuration(path: &Path, loaded: &runtime_core::Result<Config>) -> Finding {
     const NAME: &str = "configuration";
@@ -159,25 +156,6 @@ fn find_program(name: &str) -> Option<PathBuf> {
         .find(|path| {
             fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
         })
-}
-
-/// All containers count against root's limit of inotify instances: theirs is a limit below it.
-pub(super) fn inotify() -> Finding {
-    const NAME: &str = "inotify";
-    const FILE: &str = "/proc/sys/fs/inotify/max_user_instances";
-    let limit = number(FILE).unwrap_or(0);
-    let containers = limit / INOTIFY_PER_CONTAINER;
-    if containers >= 64 {
-        return Finding::ok(NAME, format!("{limit} instances"));
-    }
-    Finding::degraded(
-        NAME,
-        format!("{limit} instances for all containers together"),
-        format!(
-            "more than about {containers} containers with systemd fail with \"too many open files\""
-        ),
-        "sysctl -w fs.inotify.max_user_instances=8192",
-    )
 }
 
 /// Linux security modules that bear on us.

@@ -3,6 +3,7 @@
 //! Probes try the thing itself and leave nothing behind. They run one after the other in a process with one thread,
 //! which is no shim: no reaper runs in it, and its standard output is a person's or a program's.
 
+mod bounds;
 mod cgroup;
 mod command;
 mod container;
@@ -70,12 +71,12 @@ fn probe(config_path: &Path) -> Vec<Finding> {
         configuration,
         kernel::state_dir(&config.state_dir),
         host::id_pool(&config),
-        host::inotify(),
         host::security_modules(),
         host::nested_user_namespaces(),
         host::containerd(),
         host::installed(),
     ]);
+    findings.extend(bounds::all(Path::new("/proc/sys")));
     findings.extend(container::whole(&config));
     findings
 }

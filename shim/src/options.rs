@@ -4,6 +4,7 @@
 use containerd_shim_protos::shim::oci;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Message};
+use runtime_core::Warning;
 
 use crate::config::Source;
 use crate::error::{Error, Result};
@@ -17,6 +18,8 @@ pub(crate) struct Options {
     pub(crate) shim_cgroup: Option<String>,
     /// `containerd.runc.v1.Options.io_uid` and `io_gid`: owner of the process's pipes, if one was asked.
     pub(crate) io_owner: Option<(u32, u32)>,
+    /// What was asked that has no effect here.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl Options {
@@ -36,7 +39,29 @@ impl Options {
     fn from_runc(bytes: &[u8]) -> Result<Options> {
         let options = oci::Options::parse_from_bytes(bytes)
             .map_err(|e| malformed("containerd.runc.v1.Options", &e))?;
+        let warnings = [
+            (
+                "BinaryName",
+                !options.binary_name.is_empty(),
+                "no runc or crun runs here, the shim makes containers itself; name another runtime for the program",
+            ),
+            (
+                "NoPivotRoot",
+                options.no_pivot_root,
+                "the root file system is always entered by pivot_root(2)",
+            ),
+            (
+                "NoNewKeyring",
+                options.no_new_keyring,
+                "the container never has the session keyring of containerd",
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, given, _)| *given)
+        .map(|(field, _, why)| Warning::new(format!("options.{field}"), format!("no effect: {why}")))
+        .collect();
         Ok(Options {
+            warnings,
             config: Source::default(),
             shim_cgroup: Some(options.shim_cgroup).filter(|path| !path.is_empty()),
             // Zero is both "not set" and root; either way the library's own choice of owner is right.
@@ -97,7 +122,7 @@ mod tests {
             shim_cgroup: "/shims".into(),
             io_uid: 100_000,
             io_gid: 100_001,
-            binary_name: "ignored".into(),
+            binary_name: "crun".into(),
             ..oci::Options::default()
         };
         let bytes = message.write_to_bytes().unwrap();
@@ -105,12 +130,15 @@ mod tests {
             "containerd.runc.v1.Options",
             "type.googleapis.com/containerd.runc.v1.Options",
         ] {
+            let mut options = Options::from_any(&any(url, bytes.clone())).unwrap();
+            let fields: Vec<_> = options.warnings.drain(..).map(|w| w.field).collect();
+            assert_eq!(fields, ["options.BinaryName"]);
             assert_eq!(
-                Options::from_any(&any(url, bytes.clone())).unwrap(),
+                options,
                 Options {
-                    config: Source::default(),
                     shim_cgroup: Some("/shims".into()),
                     io_owner: Some((100_000, 100_001)),
+                    ..Options::default()
                 }
             );
         }

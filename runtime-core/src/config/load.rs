@@ -289,7 +289,7 @@ mod tests {
         for (text, error) in [
             (
                 "colour = 'red'",
-                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, dropped-capabilities, ids, network, state-dir, unmappable-mount",
+                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, dropped-capabilities, environment, ids, network, state-dir, unmappable-mount",
             ),
             (
                 "[ids]\nfrist = 7",
@@ -314,6 +314,10 @@ mod tests {
             (
                 "unmappable-mount = 'ignore'",
                 "unmappable-mount: \"ignore\": unknown variant `ignore`, expected `warn` or `error`",
+            ),
+            (
+                "environment = 'image'",
+                "environment: \"image\": unknown variant `image`, expected `honor` or `ignore`",
             ),
             (
                 "data-roots = '/x'",

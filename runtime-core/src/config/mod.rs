@@ -29,6 +29,8 @@ pub struct Config {
     pub dropped_capabilities: OnDropped,
     /// Networks of pods.
     pub network: Network,
+    /// `SYSBOX_*` variables in a container's environment, which its image can set, too.
+    pub environment: OnVariables,
     /// A mount whose file system cannot be ID-mapped: `warn` (files show as nobody) or `error`.
     pub unmappable_mount: OnUnmappable,
     /// Directory of lock files and sockets; on a tmpfs, owned by root, 0700.
@@ -102,6 +104,16 @@ pub enum OnDropped {
     Drop,
 }
 
+/// What to do with `SYSBOX_*` variables in a container's environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnVariables {
+    /// Do what they say; warn. One that does not exist is an error.
+    Honor,
+    /// Leave them to the container; warn.
+    Ignore,
+}
+
 /// What to do where a mount cannot be ID-mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -130,6 +142,7 @@ impl Default for Config {
             .into(),
             dropped_capabilities: OnDropped::Keep,
             network: Network::default(),
+            environment: OnVariables::Honor,
             unmappable_mount: OnUnmappable::Warn,
             state_dir: "/run/containerd-shim-sysbox".into(),
             annotations: Vec::new(),

@@ -1,10 +1,14 @@
 //! `process.env`, and the `SYSBOX_*` variables in it that configure the container.
 
 use super::text;
-use crate::error::{Error, Result};
+use crate::config::OnVariables;
+use crate::error::{Error, Result, Warning};
 
 /// Most variables of a process: well above what execve(2) takes, so that the kernel's bound is the one met.
 const MAX_VARIABLES: usize = 65536;
+
+/// Most characters of the names that a warning lists: an image can bring many, and long ones.
+const MAX_NAMED: usize = 256;
 
 /// What `SYSBOX_*` variables of the container's environment ask for, as Sysbox defined them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub(super) struct Sysbox {
     pub(super) honor_caps: bool,
     /// `SYSBOX_SKIP_UID_SHIFT=/a,/b`: paths inside whose mounts are not ID-mapped.
     pub(super) skip_uid_shift: Vec<String>,
+    /// `SYSBOX_IGNORE_SYSFS_CHOWN=TRUE`: does nothing here.
+    ignore_sysfs_chown: bool,
 }
 
 /// Checks the variables: `NAME=VALUE` without NUL. Of several with one name the last counts, as with runc.
@@ -45,9 +51,60 @@ pub(super) fn is_sysbox(variable: &str) -> bool {
 }
 
 impl Sysbox {
-    /// Reads the `SYSBOX_*` variables of a container's environment. One that does not exist, has a bad value, or asks
-    /// for what this runtime does otherwise is an error that names it.
-    pub(super) fn from_env(env: &[String]) -> Result<Sysbox> {
+    /// Reads the `SYSBOX_*` variables of a container's environment, or not, as the configuration has it; a warning names
+    /// those that have an effect, or lose theirs. One that does not exist, has a bad value, or asks for what this runtime
+    /// does otherwise is an error that names it.
+    pub(super) fn new(
+        env: &[String],
+        rule: OnVariables,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Sysbox> {
+        let asked = match rule {
+            OnVariables::Honor => Sysbox::from_env(env)?,
+            OnVariables::Ignore => {
+                warnings.extend(ignored(env));
+                Sysbox::default()
+            }
+        };
+        asked.warn(warnings);
+        Ok(asked)
+    }
+
+    /// Says what was decided by whoever set the variables, the image's maker perhaps.
+    fn warn(&self, warnings: &mut Vec<Warning>) {
+        let mut honoured = |name: &str, what: &str| {
+            warnings.push(Warning::new(
+                format!("process.env.{name}"),
+                format!(
+                    "{what}; an image can set this variable, too: `environment = \"ignore\"` in the configuration makes it \
+                     mean nothing"
+                ),
+            ));
+        };
+        if self.honor_caps {
+            honoured(
+                "SYSBOX_HONOR_CAPS",
+                "the container has the capabilities of its spec and no more",
+            );
+        }
+        if !self.skip_uid_shift.is_empty() {
+            let paths = shown(self.skip_uid_shift.iter().map(String::as_str));
+            honoured(
+                "SYSBOX_SKIP_UID_SHIFT",
+                &format!(
+                    "mounts at {paths} are not ID-mapped, files of the host's users are nobody's there"
+                ),
+            );
+        }
+        if self.ignore_sysfs_chown {
+            warnings.push(Warning::new(
+                "process.env.SYSBOX_IGNORE_SYSFS_CHOWN",
+                "no effect: chown on /sys is answered by the kernel here, not intercepted; remove it",
+            ));
+        }
+    }
+
+    fn from_env(env: &[String]) -> Result<Sysbox> {
         let mut asked = Sysbox::default();
         for variable in env.iter().filter(|v| is_sysbox(v)) {
             let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
@@ -64,15 +121,7 @@ impl Sysbox {
                         ));
                     }
                 }
-                "SYSBOX_IGNORE_SYSFS_CHOWN" => {
-                    if boolean(&field, value)? {
-                        return Err(Error::invalid(
-                            field,
-                            value,
-                            "remove it: chown on /sys is answered by the kernel here, not intercepted",
-                        ));
-                    }
-                }
+                "SYSBOX_IGNORE_SYSFS_CHOWN" => asked.ignore_sysfs_chown = boolean(&field, value)?,
                 "SYSBOX_ALLOW_TRUSTED_XATTR" => {
                     if boolean(&field, value)? {
                         return Err(Error::invalid(
@@ -94,6 +143,33 @@ impl Sysbox {
         }
         Ok(asked)
     }
+}
+
+/// The warning that names variables which an administrator does not want to hold.
+fn ignored(env: &[String]) -> Option<Warning> {
+    let mut names = env
+        .iter()
+        .filter(|v| is_sysbox(v))
+        .map(|v| v.split_once('=').map_or(v.as_str(), |(name, _)| name))
+        .peekable();
+    names.peek()?;
+    Some(Warning::new(
+        "process.env",
+        format!(
+            "{} left to the container and not heeded: the configuration says `environment = \"ignore\"`",
+            shown(names)
+        ),
+    ))
+}
+
+/// What an image chose, for a log: bounded and without control characters.
+fn shown<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    let listed = items.collect::<Vec<_>>().join(", ");
+    let mut text: String = listed.chars().take(MAX_NAMED).collect();
+    if text.len() < listed.len() {
+        text.push('…');
+    }
+    text.escape_debug().to_string()
 }
 
 fn boolean(field: &str, value: &str) -> Result<bool> {

@@ -155,7 +155,11 @@ impl Plan {
         let mut hostname = uts_field("hostname", spec.hostname())?;
         let mut domainname = uts_field("domainname", spec.domainname())?;
         let sysctl = sysctl::plan_sysctls(linux, &mut hostname, &mut domainname)?;
-        let sysbox = Sysbox::from_env(given_process.env().as_deref().unwrap_or_default())?;
+        let sysbox = Sysbox::new(
+            given_process.env().as_deref().unwrap_or_default(),
+            input.config.environment,
+            &mut warnings,
+        )?;
         let mounts = mounts::Mounts::new(
             spec.mounts().as_deref().unwrap_or_default(),
             input.bundle,

@@ -103,6 +103,7 @@ impl Task {
             )?)
         })
         .await?;
+        warn(&request.id, &options.warnings);
         warn(&request.id, container.warnings());
         let pidfd = match adopt(&container, &io, &pid_file) {
             Ok(pidfd) => pidfd,

@@ -213,8 +213,18 @@ fn mounts_that_are_not_shifted() {
     let plan = plan(&spec).unwrap();
     let unmapped: Vec<bool> = plan.mounts.iter().map(|m| m.unmapped).collect();
     assert_eq!(unmapped, [true, false]);
-    assert_eq!(warned(&plan), ["process.env.SYSBOX_SKIP_UID_SHIFT"]);
-    assert!(plan.warnings[0].text.starts_with("/nowhere has no effect"));
+    assert_eq!(warned(&plan), ["process.env.SYSBOX_SKIP_UID_SHIFT"; 2]);
+    let [honoured, unused] = &plan.warnings[..] else {
+        panic!("{:?}", plan.warnings)
+    };
+    assert!(
+        honoured
+            .text
+            .starts_with("mounts at /m, /nowhere are not ID-mapped"),
+        "{}",
+        honoured.text
+    );
+    assert!(unused.text.starts_with("/nowhere has no effect"));
     // A mapping asked for in the same breath is a contradiction.
     put(&mut spec, "/mounts/0/options", json!(["bind", "idmap"]));
     let error = super::plan(&spec).unwrap_err().to_string();
@@ -389,6 +399,56 @@ fn capabilities_of_the_spec_are_honoured_on_demand() {
     assert_eq!(plan.process.capabilities.effective, 0xa804_25fb);
     assert_eq!(plan.process.capabilities.bounding, 0xa804_25fb);
     assert_eq!(plan.process.capabilities.inheritable, 0);
+}
+
+#[test]
+fn variables_of_sysbox_hold_or_not_as_the_administrator_says() {
+    let mut spec = spec("ctr");
+    put(
+        &mut spec,
+        "/process/env",
+        json!(["SYSBOX_HONOR_CAPS=TRUE", "SYSBOX_SKIP_UID_SHIFT=/m"]),
+    );
+    put(
+        &mut spec,
+        "/mounts",
+        json!([{"destination": "/m", "source": "/s", "options": ["bind"]}]),
+    );
+    let honoured = plan(&spec).unwrap();
+    assert_eq!(
+        warned(&honoured),
+        [
+            "process.env.SYSBOX_HONOR_CAPS",
+            "process.env.SYSBOX_SKIP_UID_SHIFT"
+        ]
+    );
+    let ignore = Config::from_toml_str("environment = 'ignore'").unwrap();
+    let ignored = plan_by(&spec, &ignore).unwrap();
+    assert_eq!(ignored.capability_rule, CapabilityRule::All);
+    assert!(!ignored.mounts[0].unmapped);
+    assert_eq!(warned(&ignored), ["process.env"]);
+    let text = &ignored.warnings[0].text;
+    assert!(
+        text.starts_with("SYSBOX_HONOR_CAPS, SYSBOX_SKIP_UID_SHIFT left to"),
+        "{text}"
+    );
+    // What they are is no matter then, and a log line has an end.
+    let many: Vec<String> = (0..1000).map(|i| format!("SYSBOX_\n{i}=x")).collect();
+    put(&mut spec, "/process/env", json!(many));
+    let ignored = plan_by(&spec, &ignore).unwrap();
+    assert_eq!(ignored.process.env, many);
+    let text = &ignored.warnings[0].text;
+    assert!(
+        text.starts_with("SYSBOX_\\n0, ") && text.len() < 500,
+        "{text}"
+    );
+    assert!(text.contains("…"), "{text}");
+}
+
+#[test]
+fn a_variable_that_does_nothing_here_is_named() {
+    let plan = with("/process/env", json!(["SYSBOX_IGNORE_SYSFS_CHOWN=TRUE"]));
+    assert_eq!(warned(&plan), ["process.env.SYSBOX_IGNORE_SYSFS_CHOWN"]);
 }
 
 #[test]

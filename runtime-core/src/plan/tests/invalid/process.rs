@@ -178,8 +178,12 @@ fn sysbox_variables_and_capabilities() {
         ),
         case(
             "/process/env",
-            env("SYSBOX_IGNORE_SYSFS_CHOWN=TRUE"),
-            ["process.env.SYSBOX_IGNORE_SYSFS_CHOWN", "TRUE", "/sys"],
+            env("SYSBOX_IGNORE_SYSFS_CHOWN=yes"),
+            [
+                "process.env.SYSBOX_IGNORE_SYSFS_CHOWN",
+                "yes",
+                "TRUE or FALSE",
+            ],
         ),
         case(
             "/process/env",

@@ -24,6 +24,8 @@ pub(crate) struct Flags {
     pub(crate) info: bool,
     /// `-v`, `-version`: print the version.
     pub(crate) version: bool,
+    /// `-h`, `-help`, `help`, `check --help`, or nothing at all, as only a person says it: print what this program is.
+    pub(crate) help: bool,
     /// The first word that is no flag (`start`), and what follows it.
     pub(crate) command: Option<String>,
     /// Words after the command.
@@ -50,6 +52,7 @@ impl Flags {
     pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Flags, FlagError> {
         let mut flags = Flags::default();
         let mut words = words.into_iter().peekable();
+        flags.help = words.peek().is_none();
         while let Some(word) = words.next() {
             let Some(flag) = word.strip_prefix('-').filter(|f| !f.is_empty()) else {
                 flags.command = Some(word);
@@ -85,6 +88,12 @@ impl Flags {
             }
         }
         flags.rest = words.collect();
+        let asks = |word: &String| matches!(word.as_str(), "-h" | "-help" | "--help");
+        match flags.command.as_deref() {
+            Some("help") => flags.help = true,
+            Some("check") => flags.help |= flags.rest.iter().any(asks),
+            _ => {}
+        }
         Ok(flags)
     }
 
@@ -93,6 +102,7 @@ impl Flags {
             "debug" => Some(&mut self.debug),
             "info" => Some(&mut self.info),
             "v" | "version" => Some(&mut self.version),
+            "h" | "help" => Some(&mut self.help),
             _ => None,
         }
     }
@@ -202,6 +212,31 @@ mod tests {
                 ("c", Some("start")),
                 "{line}"
             );
+        }
+    }
+
+    #[test]
+    fn who_asks_for_help_is_a_person() {
+        for line in [
+            "",
+            "-h",
+            "-help",
+            "--help",
+            "help",
+            "help check",
+            "check --help",
+            "check -h",
+            "--help check",
+        ] {
+            assert!(parse(line).unwrap().help, "{line}");
+        }
+        for line in [
+            "-id -h start",
+            "-id help delete",
+            "-new help start",
+            "start -h",
+        ] {
+            assert!(!parse(line).unwrap().help, "{line}");
         }
     }
 

@@ -13,6 +13,7 @@ mod epoll;
 mod error;
 mod events;
 mod flags;
+mod help;
 mod info;
 mod lifecycle;
 mod log;
@@ -53,11 +54,11 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> Result<ExitCode> {
     if flags.version {
-        print(concat!(
-            "containerd-shim-sysbox-v2:\n  Version: ",
-            env!("CARGO_PKG_VERSION"),
-            "\n"
-        ))?;
+        print(help::VERSION)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if flags.help {
+        print(&help::text())?;
         return Ok(ExitCode::SUCCESS);
     }
     if flags.info {
@@ -69,13 +70,7 @@ fn run(flags: &Flags) -> Result<ExitCode> {
         Some("delete") => delete::run(flags)?,
         Some("serve") => server::run(flags)?,
         Some("check") => return check::run(flags),
-        other => {
-            return Err(Error::InvalidArgument(format!(
-                "{}: no such command; containerd runs this program with start or delete, \
-                 people with check, -info or -v",
-                other.unwrap_or("(none)")
-            )));
-        }
+        other => return Err(Error::InvalidArgument(help::no_such(other))),
     }
     Ok(ExitCode::SUCCESS)
 }

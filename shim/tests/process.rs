@@ -380,3 +380,60 @@ fn a_logger_finds_its_streams_and_nothing_else() {
     assert!(text.starts_with("out\nerr\nCONTAINER_ID=c1\n"), "{text}");
     assert!(!text.contains("six"), "only 3, 4 and 5: {text}");
 }
+
+/// What the program says when a person calls it with these words: its exit code, and both streams.
+fn asked(words: &[&str]) -> (Option<i32>, String, String) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the reaper is the shim's; this is a test's own child"
+    )]
+    let output = Command::new(SHIM).args(words).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+#[test]
+fn a_person_is_told_what_this_is() {
+    let (code, help, error) = asked(&[]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    for part in [
+        "io.containerd.sysbox.v2",
+        "check",
+        "start",
+        "delete",
+        "-info",
+        "/etc/containerd-shim-sysbox/config.toml",
+    ] {
+        assert!(help.contains(part), "{part}: {help}");
+    }
+    for words in [
+        &["--help"][..],
+        &["-h"],
+        &["-help"],
+        &["help"],
+        &["check", "--help"],
+    ] {
+        assert_eq!(asked(words), (Some(0), help.clone(), String::new()));
+    }
+    let version = asked(&["-v"]);
+    assert!(version.1.contains(env!("CARGO_PKG_VERSION")), "{version:?}");
+    assert_eq!(asked(&["--version"]), version);
+}
+
+#[test]
+fn a_word_that_is_no_command_is_refused_and_the_nearest_named() {
+    for (words, expected) in [
+        (&["chek"][..], "chek: no such command; did you mean check?"),
+        (&["fly"], "fly: no such command; --help lists them"),
+        // As a containerd that forgot its command would call it: no help on its stdout.
+        (&["-namespace", "ns", "-id", "c1"], "no command; --help"),
+    ] {
+        let (code, output, error) = asked(words);
+        assert_eq!((code, output.as_str()), (Some(1), ""), "{words:?}");
+        assert!(error.contains(expected), "{error}");
+    }
+}

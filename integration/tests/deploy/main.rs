@@ -295,3 +295,34 @@ fn a_file_decides_which_annotations_hold() -> Result<()> {
     );
     Ok(())
 }
+
+/// Under runc's name, as a configuration written for runc finds it.
+#[test]
+fn an_option_of_runcs_that_means_nothing_here_is_named() -> Result<()> {
+    if !can_run_nodes()? {
+        return Ok(());
+    }
+    let node = Node::builder(Release::Sid)
+        .images(&[Image::Busybox])
+        .start()?;
+    node.shell(
+        "cp /usr/local/bin/containerd-shim-sysbox-v2 /usr/local/bin/containerd-shim-runc-v2",
+    )?
+    .ok()?;
+    let run = |name: &str, options: &str| {
+        node.shell(&format!(
+            "ctr run --rm --runtime io.containerd.runc.v2 {options} localhost/busybox:latest {name} true"
+        ))
+    };
+    let said = || -> Result<bool> {
+        let log = fs::read_to_string(node.containerd_log())?;
+        Ok(log.lines().any(|line| {
+            line.contains("level=warning") && line.contains("field=options.BinaryName")
+        }))
+    };
+    run("a", "")?.ok()?;
+    ensure!(!said()?, "nothing was asked");
+    run("b", "--runc-binary /usr/bin/crun")?.ok()?;
+    ensure!(said()?, "{}", node.log_tail());
+    Ok(())
+}

@@ -6,6 +6,7 @@
 mod case;
 mod cgroup;
 mod devices;
+mod environment;
 mod identity;
 mod working_directory;
 
@@ -20,6 +21,7 @@ use case::Case;
 const KINDS: &[(&str, &[Case])] = &[
     ("cgroup", cgroup::CASES),
     ("devices", devices::CASES),
+    ("environment", environment::CASES),
     ("identity", identity::CASES),
     ("working_directory", working_directory::CASES),
 ];

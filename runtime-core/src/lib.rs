@@ -10,7 +10,7 @@
 //!  plan          the OCI spec, checked once (pure)
 //!  seccomp  cgroup               filters; delegated cgroups, limits and device policy
 //!  config        what the operator says
-//!  kernel        mounts by descriptor, id maps, netlink, FUSE, children
+//!  kernel        its optional features, mounts by descriptor, id maps, netlink, FUSE, children
 //!  sys  error    all `unsafe`; the one error type
 //! ```
 #![deny(unsafe_code)]
@@ -34,6 +34,7 @@ pub use cgroup::{Cgroup, DeviceRule, Hierarchy};
 pub use config::{CgroupConfig, Config, DEFAULT_PATH, Ids};
 pub use container::{Container, CreateRequest, Exec, ExecRequest, Stdio, cleanup};
 pub use error::{Error, OsContext, Result, StageFailure, Warning};
+pub use kernel::features::{Facts, Feature, Found, look_for_features};
 pub use kernel::reap::{ExitStatus, reap, reap_blocking, send_signal};
 pub use pod::Pod;
 pub use rootfs::RootfsMount;

@@ -115,7 +115,7 @@ fn without_root_it_says_so_and_what_it_could_not_see() {
     let (findings, code) = findings(&command.output().unwrap());
     assert_eq!(code, Some(1));
     assert_eq!(status(&findings, "root"), "missing");
-    for name in ["capabilities", "overlay", "procfs pidns="] {
+    for name in ["capabilities", "overlay", "proc-pidns"] {
         assert_eq!(status(&findings, name), "unknown", "{name}");
     }
 }

@@ -138,6 +138,41 @@ impl Node {
         self.exec(&["/bin/sh", "-ec", script])
     }
 
+    /// Does `act` while shims that start in the node read the configuration `text`; it has none of its own.
+    ///
+    /// # Errors
+    /// Those of `act`, and if the file cannot be written or removed.
+    pub fn with_config<T>(&self, text: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        const DIR: &str = "/etc/containerd-shim-sysbox";
+        let (dir, write) = (self.path(DIR), "write the runtime's configuration");
+        std::fs::create_dir(&dir).context(write)?;
+        std::fs::write(dir.join("config.toml"), text).context(write)?;
+        let done = act();
+        std::fs::remove_dir_all(dir).context("remove the runtime's configuration")?;
+        done
+    }
+
+    /// Names of the features of the kernel that the runtime can do without (`pretend-missing`).
+    ///
+    /// # Errors
+    /// If the runtime does not list them.
+    pub fn kernel_features(&self) -> Result<Vec<String>> {
+        let said = self.with_config("pretend-missing = ['?']", || {
+            self.exec(&["containerd-shim-sysbox-v2", "check"])
+        })?;
+        let (_, list) = said
+            .stdout
+            .split_once("expected one of ")
+            .with_context(|| format!("no list of features in {}", said.stdout))?;
+        let line = list.lines().next().unwrap_or_default();
+        Ok(line
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect())
+    }
+
     /// Runs the real `ctr` within [`DEADLINE`].
     ///
     /// # Errors

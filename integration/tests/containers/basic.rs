@@ -73,7 +73,7 @@ fn read_only_root(bed: &Bed<'_>) -> Result<()> {
     Ok(())
 }
 
-fn layers(bed: &Bed<'_>) -> Result<()> {
+pub(crate) fn layers(bed: &Bed<'_>) -> Result<()> {
     let output = bed
         .run(
             &[],
@@ -92,7 +92,7 @@ fn layers(bed: &Bed<'_>) -> Result<()> {
     Ok(())
 }
 
-fn bind_mount(bed: &Bed<'_>) -> Result<()> {
+pub(crate) fn bind_mount(bed: &Bed<'_>) -> Result<()> {
     bed.node
         .shell("mkdir -p /srv/volume && echo outside >/srv/volume/in && chmod 777 /srv/volume")?
         .ok()?;

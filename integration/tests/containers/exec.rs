@@ -87,7 +87,7 @@ fn user_and_cwd(bed: &Bed<'_>) -> Result<()> {
     container.remove()
 }
 
-fn terminal(bed: &Bed<'_>) -> Result<()> {
+pub(crate) fn terminal(bed: &Bed<'_>) -> Result<()> {
     let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
     let script = format!("{SIZE}; test -t 1 && echo terminal; exit 4");
     let line = container.tty_words(&["/bin/sh", "-c", &script]);

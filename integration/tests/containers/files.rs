@@ -21,7 +21,7 @@ pub(crate) const CASES: &[Case] = &[
 /// The upper directory of the newest snapshot, which is that of the only container.
 const UPPER: &str = "cd /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots; cd $(ls -d */fs | sort -n | tail -n 1)";
 
-fn owners(bed: &Bed<'_>) -> Result<()> {
+pub(crate) fn owners(bed: &Bed<'_>) -> Result<()> {
     let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
     container.shell(
         "cd /root; touch root; touch user; chown 1000:1001 user; cp /bin/busybox setuid; chmod 4755 setuid; mkfifo fifo; ln -s x link; \
@@ -127,7 +127,7 @@ fn commit(bed: &Bed<'_>) -> Result<()> {
     Ok(())
 }
 
-fn another_range(bed: &Bed<'_>) -> Result<()> {
+pub(crate) fn another_range(bed: &Bed<'_>) -> Result<()> {
     let base = |container: &Container<'_>| -> Result<String> {
         let map = container.shell("cat /proc/self/uid_map")?;
         map.split_whitespace()
@@ -152,7 +152,7 @@ fn another_range(bed: &Bed<'_>) -> Result<()> {
 
 /// What engines put over the image's files in /etc may go, and is in no bind's way; but nothing that restricts a mount, here or
 /// on the host, and no volume.
-fn engine_files(bed: &Bed<'_>) -> Result<()> {
+pub(crate) fn engine_files(bed: &Bed<'_>) -> Result<()> {
     bed.node
         .shell(
             "mkdir /srv/plain /srv/strict; mount -t tmpfs -o nosuid,nodev strict /srv/strict; \

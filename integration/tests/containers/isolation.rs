@@ -199,7 +199,7 @@ fn devices(bed: &Bed<'_>) -> Result<()> {
 /// Mounts that container init makes after the lock, for itself: they may go.
 const OWN: [&str; 2] = ["/sys/kernel/debug", "/sys/kernel/tracing"];
 
-fn locks(bed: &Bed<'_>) -> Result<()> {
+pub(crate) fn locks(bed: &Bed<'_>) -> Result<()> {
     let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
     let rows = ask(&container, &["locks"])?;
     let rows = rows.as_array().context("no list")?;
@@ -229,7 +229,7 @@ fn locks(bed: &Bed<'_>) -> Result<()> {
     container.remove()
 }
 
-fn attacks(bed: &Bed<'_>) -> Result<()> {
+pub(crate) fn attacks(bed: &Bed<'_>) -> Result<()> {
     let device = fs::metadata("/").context("stat /")?.dev();
     let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
     let outcomes = ask(

@@ -9,6 +9,7 @@ mod engine;
 mod exec;
 mod files;
 mod isolation;
+mod kernels;
 mod lifecycle;
 mod network;
 mod rows;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         exec::CASES,
         lifecycle::CASES,
         isolation::CASES,
+        kernels::CASES,
         network::CASES,
         files::CASES,
         systemd::CASES,

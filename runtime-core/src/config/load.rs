@@ -289,7 +289,7 @@ mod tests {
         for (text, error) in [
             (
                 "colour = 'red'",
-                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, dropped-capabilities, environment, ids, network, state-dir, unmappable-mount",
+                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, dropped-capabilities, environment, ids, network, pretend-missing, state-dir, unmappable-mount",
             ),
             (
                 "[ids]\nfrist = 7",
@@ -318,6 +318,10 @@ mod tests {
             (
                 "environment = 'image'",
                 "environment: \"image\": unknown variant `image`, expected `honor` or `ignore`",
+            ),
+            (
+                "pretend-missing = ['overlay']",
+                "pretend-missing: [\"overlay\"]: unknown variant `overlay`, expected one of `overlay-append`, `overlay-descriptors`, `clone-detached`, `overlay-detached`, `proc-pidns`",
             ),
             (
                 "data-roots = '/x'",

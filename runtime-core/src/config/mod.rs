@@ -12,6 +12,8 @@ mod validate;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::features::Feature;
+
 /// Where the file is looked for unless runtime options name another.
 pub const DEFAULT_PATH: &str = "/etc/containerd-shim-sysbox/config.toml";
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub state_dir: String,
     /// Annotations that are honoured, by full name (`io.containerd.sysbox.cgroup.max-depth`).
     pub annotations: Vec<String>,
+    /// Features of the kernel to do without.
+    pub pretend_missing: Vec<Feature>,
 }
 
 /// `[ids]`
@@ -146,6 +150,7 @@ impl Default for Config {
             unmappable_mount: OnUnmappable::Warn,
             state_dir: "/run/containerd-shim-sysbox".into(),
             annotations: Vec::new(),
+            pretend_missing: Vec::new(),
         }
     }
 }

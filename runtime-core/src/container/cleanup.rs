@@ -23,7 +23,7 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         Err(error) => return Err(error),
     }
     if let Some(mounted) = &record.mounted {
-        mounted::cleanup(mounted, &bundle.join("rootfs"))?;
+        mounted::cleanup(mounted, &bundle.join("rootfs"), &record.features)?;
     }
     if let Some(upper) = &record.upper {
         data_roots::capture(upper, &record.data_roots)?;

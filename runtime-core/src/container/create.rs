@@ -12,9 +12,9 @@ use crate::cgroup::{Cgroup, Hierarchy};
 use crate::config::Config;
 use crate::container::record::Record;
 use crate::error::{Error, Result, Warning};
+use crate::kernel::features::Features;
 use crate::kernel::idmap::IdMap;
 use crate::plan::{NsSource, Plan, PlanInput};
-use crate::pod::kmsg::Kmsg;
 use crate::pod::{Identity, Membership, Pod};
 use crate::rootfs::data_roots::{self, DataRoot};
 use crate::rootfs::mounted::{Mounted, Taken};
@@ -85,6 +85,8 @@ struct Asked {
     rootfs: RootfsSource,
     /// The root file system as the engine has mounted it, if it has.
     mounted: Option<Mounted>,
+    /// What the kernel has, for all phases.
+    features: Features,
 }
 
 impl Asked {
@@ -121,6 +123,7 @@ impl Asked {
             plan,
             rootfs,
             mounted,
+            features: pod.features().clone(),
         };
         Ok((asked, request.stdio))
     }
@@ -143,6 +146,7 @@ impl Asked {
             },
             upper,
             mounted: self.mounted.clone(),
+            features: self.features.clone(),
             poststop: self.plan.hooks.poststop.clone(),
             annotations: self.plan.annotations.clone(),
         };
@@ -154,8 +158,8 @@ impl Asked {
 
 /// What is the container's alone, or its share of the pod, outside its namespaces. Fields in the order of their undoing.
 struct Place {
-    /// The pod's kmsg file.
-    kmsg: Option<Arc<Kmsg>>,
+    /// A mount of the pod's kmsg file.
+    kmsg: Option<OwnedFd>,
     cgroup: Cgroup,
     membership: Membership,
     identity: Identity,
@@ -218,7 +222,7 @@ impl Layer {
             let point = asked.bundle.join("rootfs");
             let mounted = asked.mounted.clone();
             mounted
-                .map(|mounted| Taken::new(mounted, point))
+                .map(|mounted| Taken::new(mounted, point, &asked.features))
                 .transpose()
         })?;
         let layer = Layer {
@@ -264,7 +268,6 @@ impl Stage {
         } = place;
         steps.here(Step::Spawn, || {
             let (dir, leaf) = (cgroup.open_dir()?, cgroup.open_leaf()?);
-            let kmsg = kmsg.as_ref().map(|kmsg| kmsg.mount());
             let mut fds = Fds::default();
             fds.add(FdKind::Cgroup, Some(&dir));
             fds.add(FdKind::Leaf, Some(&leaf));
@@ -286,6 +289,7 @@ impl Stage {
                 view: layer.taken.is_some(),
                 bundle: asked.bundle.to_string_lossy().into_owned(),
                 unmappable_mount: asked.config.unmappable_mount,
+                features: asked.features.clone(),
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
@@ -448,9 +452,9 @@ fn in_use(cgroup: &str) -> Result<()> {
     }
 }
 
-/// The pod's kmsg file; without FUSE there is none, and a warning.
-fn start_kmsg(pod: &Pod, warnings: &mut Vec<Warning>) -> Option<Arc<Kmsg>> {
-    match pod.kmsg() {
+/// A mount of the pod's kmsg file; without FUSE there is none, and a warning.
+fn start_kmsg(pod: &Pod, warnings: &mut Vec<Warning>) -> Option<OwnedFd> {
+    match pod.kmsg().and_then(|kmsg| kmsg.mount()) {
         Ok(kmsg) => Some(kmsg),
         Err(error) => {
             let text = format!("not there: {}; load the fuse module", error.chain());

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{OsContext, Result};
+use crate::kernel::features::Features;
 use crate::plan::Hook;
 use crate::rootfs::data_roots::DataRoot;
 use crate::rootfs::mounted::Mounted;
@@ -31,6 +32,9 @@ pub(crate) struct Record {
     /// The root file system as the engine had mounted it, if it had.
     #[serde(default)]
     pub(crate) mounted: Option<Mounted>,
+    /// What the kernel had when the container was made.
+    #[serde(default)]
+    pub(crate) features: Features,
     /// Hooks that delete runs.
     pub(crate) poststop: Vec<Hook>,
     /// For the hooks' state.

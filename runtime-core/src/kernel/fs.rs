@@ -1,16 +1,21 @@
 //! The mount API (fsopen(2), fsmount(2), move_mount(2), open_tree(2)) with errors that carry the
 //! kernel's own words.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{CWD, OFlags};
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
+use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree,
 };
-
 use serde::{Deserialize, Serialize};
 
+use super::features::{Feature, Features};
+use super::mountinfo;
 use crate::error::{Error, OsContext, Result};
 
 /// One file-system option: a flag, or a key with a value.
@@ -26,6 +31,9 @@ pub(crate) struct FsOption {
 pub(crate) const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// How much mount(2) takes, a zero included: a page, which is 4 KiB or more.
+pub(crate) const MAX_OPTIONS: usize = 4096;
 
 /// Opens a context for file system `fs_type` and sets `options`.
 pub(crate) fn context(fs_type: &str, options: &[FsOption]) -> Result<OwnedFd> {
@@ -75,6 +83,22 @@ pub(crate) fn new(
     mount(&fs, fs_type, attributes)
 }
 
+/// Mounts an overlay with these options on `point` by mount(2), which takes no more than a page of them.
+pub(crate) fn mount_overlay(options: &str, point: &Path) -> Result<()> {
+    if options.len() >= MAX_OPTIONS {
+        return Err(Error::Unsupported {
+            feature: format!("an overlay with {} bytes of options", options.len()),
+            needs: "Linux 6.13 or newer, or an image of fewer layers".into(),
+        });
+    }
+    let options = CString::new(options)
+        .map_err(std::io::Error::from)
+        .os("encode", "overlay options")?;
+    let flags = MountFlags::empty();
+    rustix::mount::mount("overlay", point, "overlay", flags, options.as_c_str())
+        .os("mount overlay on", point.display())
+}
+
 /// Attaches the detached mount `mount` on `target`.
 pub(crate) fn attach(mount: impl AsFd, target: impl AsFd, name: &str) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -82,13 +106,35 @@ pub(crate) fn attach(mount: impl AsFd, target: impl AsFd, name: &str) -> Result<
 }
 
 /// A detached copy of the mount at `path`, with those below it if `recursive`.
-pub(crate) fn clone_path(path: &std::path::Path, recursive: bool) -> Result<OwnedFd> {
+pub(crate) fn clone_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
     open_tree(CWD, path, tree_flags(recursive)).os("open_tree", path.display())
 }
 
-/// A detached copy of the mount behind `fd` (an O_PATH descriptor), rooted at it.
-pub(crate) fn clone_fd(fd: impl AsFd, recursive: bool, name: &str) -> Result<OwnedFd> {
+/// A detached copy of the mount behind `fd` (an O_PATH descriptor), rooted at it. Not every kernel copies what is not
+/// attached in the caller's mount namespace ([`Feature::CloneDetached`]); where that is pretended, none does.
+pub(crate) fn clone_fd(
+    features: &Features,
+    fd: impl AsFd,
+    recursive: bool,
+    name: &str,
+) -> Result<OwnedFd> {
+    if features.pretend_without(Feature::CloneDetached) && !is_attached(&fd)? {
+        return Err(Errno::INVAL).os("open_tree", name);
+    }
+    copy_mount(fd, recursive, name)
+}
+
+/// The same on every kernel, for those who know that the mount is attached in this mount namespace.
+pub(crate) fn copy_mount(fd: impl AsFd, recursive: bool, name: &str) -> Result<OwnedFd> {
     open_tree(fd, "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH).os("open_tree", name)
+}
+
+/// Whether `fd` is on a mount of this mount namespace.
+fn is_attached(fd: impl AsFd) -> Result<bool> {
+    let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).os("statx", "mount")?;
+    Ok(mountinfo::read()?
+        .iter()
+        .any(|mount| mount.id == stat.stx_mnt_id))
 }
 
 fn tree_flags(recursive: bool) -> OpenTreeFlags {

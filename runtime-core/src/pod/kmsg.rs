@@ -3,11 +3,13 @@
 //! No kernel file does: the host's is not the container's, and journald dies on /dev/null, which
 //! epoll refuses (whole.md 1). Never readable, swallows writes.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{OsContext, Result};
+use crate::kernel::features::Features;
 use crate::kernel::fuse;
+use crate::kernel::held::Held;
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo,
     LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, ReplyAttr, ReplyData, ReplyEmpty,
@@ -20,12 +22,12 @@ const FOREVER: Duration = Duration::from_secs(86400);
 /// The served file system, whose root *is* the file. Ends when the last mount of it has gone.
 #[derive(Debug)]
 pub(crate) struct Kmsg {
-    mount: OwnedFd,
+    mount: Held,
 }
 
 impl Kmsg {
     /// Mounts it detached and serves it from a thread of its own.
-    pub(crate) fn start() -> Result<Kmsg> {
+    pub(crate) fn start(features: &Features) -> Result<Kmsg> {
         let fuse::Mounted { device, mount } = fuse::mount("kmsg", "100666", &["allow_other"])?;
         let session = Session::from_fd(File, device, SessionACL::All, fuser::Config::default())
             .os("serve", "kmsg")?;
@@ -34,12 +36,14 @@ impl Kmsg {
             // The end of a session is the end of its mounts; nobody waits for it.
             .spawn(move || drop(session.run()))
             .os("start thread", "kmsg")?;
-        Ok(Kmsg { mount })
+        Ok(Kmsg {
+            mount: Held::new(mount, features)?,
+        })
     }
 
-    /// The detached mount, to be cloned.
-    pub(crate) fn mount(&self) -> BorrowedFd<'_> {
-        self.mount.as_fd()
+    /// A detached mount of the file, for one container.
+    pub(crate) fn mount(&self) -> Result<OwnedFd> {
+        self.mount.copy("kmsg")
     }
 }
 

@@ -6,12 +6,13 @@ pub(crate) mod ranges;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use crate::config::{Config, HostOwned, Ids};
 use crate::error::{Error, OsContext, Result};
+use crate::kernel::features::Features;
 use crate::kernel::idmap::{self, IdMap};
 use crate::plan::{NsSource, Plan};
 use crate::pod::host_network::HostNetwork;
@@ -25,6 +26,7 @@ pub struct Pod {
     config: Config,
     shared: Mutex<Shared>,
     kmsg: Mutex<Option<Arc<Kmsg>>>,
+    features: OnceLock<Features>,
 }
 
 /// A plain mutex: held for look-ups and for the few system calls that make what is shared.
@@ -62,12 +64,19 @@ impl Pod {
             config,
             shared: Mutex::default(),
             kmsg: Mutex::default(),
+            features: OnceLock::new(),
         }))
     }
 
     /// The configuration the pod was started with.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What the kernel has, as the configuration lets us see it. Looked for at the first container.
+    pub(crate) fn features(&self) -> &Features {
+        self.features
+            .get_or_init(|| Features::probe(&self.config.pretend_missing))
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -81,7 +90,9 @@ impl Pod {
         if let Some(kmsg) = &*kmsg {
             return Ok(Arc::clone(kmsg));
         }
-        Ok(Arc::clone(kmsg.insert(Arc::new(Kmsg::start()?))))
+        Ok(Arc::clone(
+            kmsg.insert(Arc::new(Kmsg::start(self.features())?)),
+        ))
     }
 
     /// Decides on the user namespace of a container (design D4), its ids being `ids` where a range is allocated, and

@@ -17,6 +17,7 @@ use rustix::mount::{MountAttrFlags, MoveMountFlags, UnmountFlags, move_mount, un
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OsContext, Result};
+use crate::kernel::features::{Feature, Features};
 use crate::kernel::fs;
 use crate::kernel::fs::FsOption;
 use crate::kernel::idmap::IdMap;
@@ -72,12 +73,15 @@ impl Mounted {
     }
 
     /// Puts it back, as a dead shim or engine may have left the path.
-    pub(crate) fn put_back(&self) -> Result<()> {
+    fn put_back(&self, features: &Features) -> Result<()> {
         // The view of a shim that has died, and whatever the engine has mounted above it since.
         host_view::take_away(&self.path)?;
         let is_taken = |mount: &Mount| mount.point == self.path;
         if mountinfo::read()?.iter().any(is_taken) {
             return Ok(());
+        }
+        if !features.has(Feature::OverlayAppend) {
+            return fs::mount_overlay(&self.options(), &self.path);
         }
         let context = fs::context("overlay", &self.overlay.options)?;
         let set = |key: &str, value: &Path| {
@@ -97,13 +101,63 @@ impl Mounted {
         let mount = fs::mount(&context, "overlay", MountAttrFlags::empty())?;
         attach(&mount, &self.path)
     }
+
+    /// Its options as mount(2) takes them (overlayfs.rst: backslashes make commas and colons part of a path). Not by way of
+    /// descriptors: whoever looks into mountinfo next must find the paths.
+    fn options(&self) -> String {
+        let Overlay {
+            lower,
+            upper,
+            options,
+            ..
+        } = &self.overlay;
+        let lower: Vec<_> = lower.iter().map(|dir| escaped(dir)).collect();
+        let mut text = format!("lowerdir={}", lower.join(":"));
+        if let Some((upper, work)) = upper {
+            text += &format!(",upperdir={},workdir={}", escaped(upper), escaped(work));
+        }
+        for FsOption { key, value } in options {
+            text += &match value {
+                Some(value) => format!(",{key}={value}"),
+                None => format!(",{key}"),
+            };
+        }
+        text
+    }
+
+    /// Refuses a root file system that could not be put back.
+    fn check(&self, features: &Features) -> Result<()> {
+        let length = self.options().len();
+        if features.has(Feature::OverlayAppend) || length < fs::MAX_OPTIONS {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            feature: format!(
+                "root file system at {} with {length} bytes of layers' paths",
+                self.path.display()
+            ),
+            needs: "Linux 6.7 or newer, or an image of fewer layers".into(),
+        })
+    }
+}
+
+fn escaped(path: &Path) -> String {
+    let special = |c: char| matches!(c, '\\' | ',' | ':');
+    let mut text = String::new();
+    for c in path.to_string_lossy().chars() {
+        if special(c) {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
 }
 
 /// Undoes what a dead shim has done to `mounted`; `point` is where the container's overlay was mounted for it.
-pub(crate) fn cleanup(mounted: &Mounted, point: &Path) -> Result<()> {
+pub(crate) fn cleanup(mounted: &Mounted, point: &Path, features: &Features) -> Result<()> {
     detach(point)?;
     // The engine may have removed the layer meanwhile.
-    match mounted.put_back() {
+    match mounted.put_back(features) {
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
         result => result,
     }
@@ -115,6 +169,7 @@ pub(crate) struct Taken {
     mounted: Mounted,
     /// Where the container's overlay is mounted for us.
     point: PathBuf,
+    features: Features,
     state: Mutex<State>,
 }
 
@@ -129,7 +184,8 @@ enum State {
 
 impl Taken {
     /// Unmounts the engine's overlay; the container's is going to be at `point` as well.
-    pub(crate) fn new(mounted: Mounted, point: PathBuf) -> Result<Taken> {
+    pub(crate) fn new(mounted: Mounted, point: PathBuf, features: &Features) -> Result<Taken> {
+        mounted.check(features)?;
         let path = mounted.path.display();
         if let Some((_, work)) = &mounted.ours().upper {
             let made = std::fs::DirBuilder::new().mode(0o700).create(work);
@@ -155,6 +211,7 @@ impl Taken {
         Ok(Taken {
             mounted,
             point,
+            features: features.clone(),
             state: Mutex::new(State::Unmounted),
         })
     }
@@ -193,9 +250,9 @@ impl Taken {
                         "the container's overlay is still mounted somewhere after its end",
                     ));
                 }
-                cleanup(&self.mounted, &self.point)?;
+                cleanup(&self.mounted, &self.point, &self.features)?;
             }
-            State::Unmounted => cleanup(&self.mounted, &self.point)?,
+            State::Unmounted => cleanup(&self.mounted, &self.point, &self.features)?,
             State::GivenBack => {}
         }
         *state = State::GivenBack;

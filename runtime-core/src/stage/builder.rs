@@ -17,6 +17,7 @@ use super::pod_network::Mover;
 use super::userns_fs::Makers;
 use super::{Steps, data_roots, dev, kernfs, masks, root};
 use crate::error::{OsContext, Result, StageFailure, Warning};
+use crate::kernel::features::Features;
 use crate::kernel::idmap::{self, IdMap};
 use crate::plan::{NsSource, Plan, Process};
 use crate::rootfs::RootfsSource;
@@ -55,12 +56,13 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         steps: &Steps::new(request.fail_at),
         request: &request,
         plan: &request.plan,
+        features: &request.features,
     };
     build.steps.run(Step::MountNs, private_mounts)?;
     let (made, go) = build.namespaces(fds)?;
     let mover = build.start_move(&made, host_network.as_ref())?;
     let files = build.root_file_system(&made)?;
-    let inside = build.mounts(&made, &files.root.dir, kmsg.as_ref(), mover.is_some())?;
+    let inside = build.mounts(&made, &files.root.dir, kmsg, mover.is_some())?;
     let moved = mover.is_some();
     let not_moved = build
         .steps
@@ -87,6 +89,7 @@ struct Build<'a> {
     steps: &'a Steps,
     request: &'a InitRequest,
     plan: &'a Plan,
+    features: &'a Features,
 }
 
 /// The root file system, mounted at its place in the bundle.
@@ -121,21 +124,27 @@ impl<'a> Build<'a> {
 
     /// From here on new files belong to root inside; capabilities stay (kernel.md (a)).
     fn root_file_system(self, made: &'a Made) -> Result<Files<'a>, StageFailure> {
-        let (steps, request) = (self.steps, self.request);
+        let (steps, request, features) = (self.steps, self.request, self.features);
         let mut warnings = Vec::new();
         let mut root = steps.run(Step::Rootfs, || {
             act_as_root_inside(&made.idmap)?;
-            root::mount(&request.rootfs, &self.mount_point(), made.user.as_fd())
+            root::mount(
+                &request.rootfs,
+                &self.mount_point(),
+                made.user.as_fd(),
+                features,
+            )
         })?;
         if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut root.upper) {
             warnings = steps.run(Step::DataRoots, || {
-                let (roots, warnings) = data_roots::mount(&root.dir, self.plan, overlay, layers)?;
+                let (roots, warnings) =
+                    data_roots::mount(&root.dir, self.plan, overlay, layers, features)?;
                 self.channel.send(&Message::DataRoots(roots))?;
                 Ok(warnings)
             })?;
         }
         let view = steps.run(Step::View, || {
-            let copy = |recursive| root::for_view(&root.dir, recursive);
+            let copy = |recursive| root::for_view(features, &root.dir, recursive);
             request
                 .view
                 .then(|| Ok((copy(true)?, copy(false)?)))
@@ -152,7 +161,7 @@ impl<'a> Build<'a> {
         self,
         made: &Made,
         root: &OwnedFd,
-        kmsg: Option<&OwnedFd>,
+        kmsg: Option<OwnedFd>,
         network_moves: bool,
     ) -> Result<Inside, StageFailure> {
         let (steps, plan, proof) = (self.steps, self.plan, self.proof);
@@ -160,12 +169,9 @@ impl<'a> Build<'a> {
         steps.run(Step::EnterNs, || enter(made, plan, network_moves))?;
         steps.run(Step::Proc, || {
             let owner = dev::owner(&made.idmap, 0, 0)?;
-            kernfs::mount(proof, root, pid_ns, owner)
+            kernfs::mount(proof, root, pid_ns, owner, self.features)
         })?;
         let mut makers = Makers::default();
-        let terminals = steps.run(Step::Dev, || {
-            dev::mount(proof, root, plan, &made.idmap, userns, kmsg, &mut makers)
-        })?;
         let context = Context {
             proof,
             root,
@@ -174,7 +180,9 @@ impl<'a> Build<'a> {
             userns,
             pid_ns,
             unmappable: self.request.unmappable_mount,
+            features: self.features,
         };
+        let terminals = steps.run(Step::Dev, || dev::mount(&context, kmsg, &mut makers))?;
         let (warnings, unlocked) = steps.run(Step::Mounts, || {
             let mounted = mounts::mount_all(&context, &mut makers)?;
             mounts::kernel_files(&context)?;
@@ -195,8 +203,8 @@ impl<'a> Build<'a> {
             sysctls(plan, dev::owner(&made.idmap, 0, 0)?)
         })?;
         self.steps.run(Step::Masks, || {
-            masks::readonly(root, &plan.readonly_paths)?;
-            masks::mask(root, &plan.masked_paths)?;
+            masks::readonly(self.features, root, &plan.readonly_paths)?;
+            masks::mask(self.features, root, &plan.masked_paths)?;
             if plan.rootfs.readonly {
                 let change = Change {
                     set: RDONLY,
@@ -240,6 +248,7 @@ impl<'a> Build<'a> {
             steps,
             request,
             plan,
+            ..
         } = self;
         let mut take = |kind| take_fd(&request.fds, &mut fds, kind);
         let stdio = [

@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, openat};
 use super::inroot::{self, Target};
 use super::root::Layers;
 use crate::error::{OsContext, Result, Warning};
+use crate::kernel::features::Features;
 use crate::kernel::fs;
 use crate::plan::Plan;
 use crate::rootfs::Overlay;
@@ -22,6 +23,7 @@ pub(super) fn mount(
     plan: &Plan,
     overlay: &Overlay,
     layers: &mut Layers<'_>,
+    features: &Features,
 ) -> Result<(Vec<DataRoot>, Vec<Warning>)> {
     let Some((upper, _)) = &overlay.upper else {
         return Ok(Default::default());
@@ -58,7 +60,7 @@ pub(super) fn mount(
             }
         }
         let data = data_roots::prepare(&snapshot, &name)?;
-        let tree = fs::clone_fd(&data, false, &path)?;
+        let tree = fs::clone_fd(features, &data, false, &path)?;
         fs::attach(tree, &target, &path)?;
         mounted.push(DataRoot { inside, name, made });
     }

@@ -1,6 +1,6 @@
 //! /dev: a tmpfs of the host's user namespace (nodes work on it), with harmless nodes only.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat,
@@ -11,13 +11,14 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::inroot::{self, Target};
+use super::mounts::Context;
 use super::userns_fs::{Makers, tmpfs_contexts};
 use crate::error::{Error, OsContext, Result};
+use crate::kernel::features::Features;
 use crate::kernel::fs::FsOption;
 use crate::kernel::fs::{self, PLAIN, option};
 use crate::kernel::idmap::IdMap;
-use crate::plan::{DeviceKind, DeviceNode, Plan};
-use crate::sys::clone::SingleThreaded;
+use crate::plan::{DeviceKind, DeviceNode};
 use crate::sys::mount::{Change, NOEXEC, NOSUID, set_attr};
 
 /// Bound from the host, so nobody's inside (the reference list of the users' story).
@@ -51,16 +52,21 @@ pub(super) struct Terminals {
     pub(super) console: Option<OwnedFd>,
 }
 
-/// Makes /dev. `kmsg` is the mount of the pod's kmsg file, if it has one.
+/// Makes /dev. `kmsg` is a detached mount of the pod's kmsg file, if it has one.
 pub(super) fn mount(
-    proof: &SingleThreaded,
-    root: &OwnedFd,
-    plan: &Plan,
-    idmap: &IdMap,
-    userns: BorrowedFd<'_>,
-    kmsg: Option<&OwnedFd>,
+    context: &Context<'_>,
+    kmsg: Option<OwnedFd>,
     makers: &mut Makers,
 ) -> Result<Terminals> {
+    let Context {
+        proof,
+        root,
+        plan,
+        idmap,
+        userns,
+        features,
+        ..
+    } = *context;
     let (uid, gid) = owner(idmap, 0, 0)?;
     let tty = idmap.host_gid(TTY_GROUP).unwrap_or(gid);
     let options = [
@@ -78,7 +84,7 @@ pub(super) fn mount(
     let dev = inroot::open(root, "/dev", OFlags::RDONLY | OFlags::DIRECTORY).os("open", "/dev")?;
 
     for (name, major, minor) in BOUND {
-        let tree = host_node(name, major, minor)?;
+        let tree = host_node(features, name, major, minor)?;
         bind(root, &format!("/dev/{name}"), tree)?;
     }
     for (name, major, minor) in MADE {
@@ -98,7 +104,7 @@ pub(super) fn mount(
         symlinkat(to, &dev, name).os("symlink /dev/", name)?;
     }
     if let Some(kmsg) = kmsg {
-        bind(root, "/dev/kmsg", fs::clone_fd(kmsg, false, "kmsg")?)?;
+        bind(root, "/dev/kmsg", kmsg)?;
     }
 
     let pts = [
@@ -142,7 +148,7 @@ pub(super) fn mount(
         bind(
             root,
             "/dev/console",
-            fs::clone_fd(&slave, false, "/dev/console")?,
+            fs::clone_fd(features, &slave, false, "/dev/console")?,
         )?;
         Some(master)
     } else {
@@ -208,7 +214,12 @@ pub(super) fn owner(idmap: &IdMap, uid: u32, gid: u32) -> Result<(u32, u32)> {
 }
 
 /// A clone of a host device node, checked to be the device it is called (CVE-2025-31133).
-pub(super) fn host_node(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
+pub(super) fn host_node(
+    features: &Features,
+    name: &str,
+    major: u32,
+    minor: u32,
+) -> Result<OwnedFd> {
     let path = format!("/dev/{name}");
     let node = openat(
         CWD,
@@ -226,7 +237,7 @@ pub(super) fn host_node(name: &str, major: u32, minor: u32) -> Result<OwnedFd> {
             needs: format!("to be character device {major}:{minor}"),
         });
     }
-    let tree = fs::clone_fd(&node, false, &path)?;
+    let tree = fs::clone_fd(features, &node, false, &path)?;
     set_attr(
         &tree,
         Change {

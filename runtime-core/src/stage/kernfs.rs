@@ -16,6 +16,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::dev;
 use super::inroot::{self, Target};
 use crate::error::{Error, OsContext, Result, StageFailure};
+use crate::kernel::features::{Feature, Features};
 use crate::kernel::fs::{self, PLAIN, option};
 use crate::kernel::reap::reap_blocking;
 use crate::stage::Step;
@@ -34,6 +35,7 @@ pub(super) fn mount(
     root: &OwnedFd,
     pid_ns: BorrowedFd<'_>,
     owner: (u32, u32),
+    features: &Features,
 ) -> Result<()> {
     let cover = [
         option("mode", "0000"),
@@ -41,9 +43,9 @@ pub(super) fn mount(
         option("nr_inodes", 8),
     ];
     attach(fs::new("tmpfs", &cover, PLAIN)?, root, "/proc")?;
-    attach(procfs(proof, pid_ns)?, root, "/proc/p")?;
+    attach(procfs(proof, pid_ns, features)?, root, "/proc/p")?;
     attach(fs::new("sysfs", &[], PLAIN)?, root, "/proc/s")?;
-    let active = active_console(root)?;
+    let active = active_console(root, features)?;
     let cover = inroot::open(root, "/proc", OFlags::PATH).os("open", "/proc")?;
     set_attr(
         &cover,
@@ -54,7 +56,7 @@ pub(super) fn mount(
     )
     .os("remount read-only", "/proc cover")?;
 
-    let visible = procfs(proof, pid_ns)?;
+    let visible = procfs(proof, pid_ns, features)?;
     // Its root directory is the host root's, which is nobody inside; images expect their root.
     dev::own(&visible, owner.0, owner.1)?;
     attach(visible, root, "/proc")?;
@@ -77,7 +79,7 @@ fn attach(mount: OwnedFd, root: &OwnedFd, path: &str) -> Result<()> {
 }
 
 /// The file to bind over sysfs's, kept on the hidden tmpfs.
-fn active_console(root: &OwnedFd) -> Result<OwnedFd> {
+fn active_console(root: &OwnedFd, features: &Features) -> Result<OwnedFd> {
     let cover = inroot::open(root, "/proc", OFlags::PATH).os("open", "/proc")?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = openat(&cover, "console", flags, Mode::from_raw_mode(0o444))
@@ -92,7 +94,7 @@ fn active_console(root: &OwnedFd) -> Result<OwnedFd> {
         Mode::empty(),
     )
     .os("open", "/proc cover console")?;
-    let tree = fs::clone_fd(&file, false, "/proc cover console")?;
+    let tree = fs::clone_fd(features, &file, false, "/proc cover console")?;
     set_attr(
         &tree,
         Change {
@@ -105,13 +107,19 @@ fn active_console(root: &OwnedFd) -> Result<OwnedFd> {
 }
 
 /// A procfs of pid namespace `pid_ns`, detached.
-pub(super) fn procfs(proof: &SingleThreaded, pid_ns: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let context = fs::context("proc", &[])?;
-    let context = match fsconfig_set_fd(&context, "pidns", pid_ns) {
-        Ok(()) => context,
-        // Before Linux 6.18 the option is unknown, and the opener's namespace counts.
-        Err(rustix::io::Errno::INVAL) => context_from_inside(proof, pid_ns)?,
-        Err(errno) => return Err(fs::explain(&context, "set pidns of", "proc", errno)),
+pub(super) fn procfs(
+    proof: &SingleThreaded,
+    pid_ns: BorrowedFd<'_>,
+    features: &Features,
+) -> Result<OwnedFd> {
+    let context = if features.has(Feature::ProcPidns) {
+        let context = fs::context("proc", &[])?;
+        fsconfig_set_fd(&context, "pidns", pid_ns)
+            .map_err(|errno| fs::explain(&context, "set pidns of", "proc", errno))?;
+        context
+    } else {
+        // The opener's namespace counts.
+        context_from_inside(proof, pid_ns)?
     };
     fs::create(&context, "proc")?;
     fs::mount(&context, "proc", PLAIN)

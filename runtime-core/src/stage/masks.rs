@@ -6,11 +6,12 @@ use rustix::fs::FileType;
 
 use super::{dev, inroot};
 use crate::error::{OsContext, Result};
+use crate::kernel::features::Features;
 use crate::kernel::fs::{self, PLAIN, option};
 use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 
 /// Covers each path that exists: a file by /dev/null, a directory by an empty tmpfs.
-pub(super) fn mask(root: &OwnedFd, paths: &[String]) -> Result<()> {
+pub(super) fn mask(features: &Features, root: &OwnedFd, paths: &[String]) -> Result<()> {
     for path in paths {
         let Some(target) = inroot::existing(root, path)? else {
             continue;
@@ -33,7 +34,7 @@ pub(super) fn mask(root: &OwnedFd, paths: &[String]) -> Result<()> {
             .os("mount_setattr", path)?;
             cover
         } else {
-            dev::host_node("null", 1, 3)?
+            dev::host_node(features, "null", 1, 3)?
         };
         fs::attach(cover, target, path)?;
     }
@@ -41,12 +42,12 @@ pub(super) fn mask(root: &OwnedFd, paths: &[String]) -> Result<()> {
 }
 
 /// Binds each path that exists on itself, read-only.
-pub(super) fn readonly(root: &OwnedFd, paths: &[String]) -> Result<()> {
+pub(super) fn readonly(features: &Features, root: &OwnedFd, paths: &[String]) -> Result<()> {
     for path in paths {
         let Some(target) = inroot::existing(root, path)? else {
             continue;
         };
-        let tree = fs::clone_fd(&target, true, path)?;
+        let tree = fs::clone_fd(features, &target, true, path)?;
         let set = RDONLY | NOSUID | NODEV | NOEXEC;
         set_attr(
             &tree,

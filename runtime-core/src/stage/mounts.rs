@@ -11,6 +11,7 @@ use super::userns_fs::{Makers, tmpfs_contexts};
 use super::{dev, kernfs};
 use crate::config::OnUnmappable;
 use crate::error::{Error, OsContext, Result, Warning};
+use crate::kernel::features::Features;
 use crate::kernel::fs::{self, option};
 use crate::kernel::idmap::IdMap;
 use crate::plan::{Mount, MountKind, Plan, Propagation};
@@ -28,6 +29,7 @@ pub(super) struct Context<'a> {
     pub(super) userns: BorrowedFd<'a>,
     pub(super) pid_ns: BorrowedFd<'a>,
     pub(super) unmappable: OnUnmappable,
+    pub(super) features: &'a Features,
 }
 
 /// Files that engines bind over the image's. What is below is the image's own, so root inside may unmount them; locked they
@@ -67,7 +69,10 @@ pub(super) fn mount_all(
                 }
                 (tree, true)
             }
-            MountKind::Proc => (kernfs::procfs(context.proof, context.pid_ns)?, true),
+            MountKind::Proc => (
+                kernfs::procfs(context.proof, context.pid_ns, context.features)?,
+                true,
+            ),
             MountKind::Sysfs => (kernfs::further("sysfs")?, true),
             MountKind::Cgroup => (kernfs::further("cgroup2")?, true),
             MountKind::Mqueue => (kernfs::further("mqueue")?, true),
@@ -195,7 +200,7 @@ fn bind(
     };
     let stat = rustix::fs::fstat(&opened).os("stat", source)?;
     let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let tree = fs::clone_fd(&opened, recursive, source)?;
+    let tree = fs::clone_fd(context.features, &opened, recursive, source)?;
     map(context, mount, &tree, source, warnings)?;
     Ok((tree, is_dir))
 }
@@ -335,7 +340,7 @@ pub(super) fn kernel_files(context: &Context<'_>) -> Result<()> {
         if covered {
             continue;
         }
-        let tree = fs::clone_fd(&source, false, &path)?;
+        let tree = fs::clone_fd(context.features, &source, false, &path)?;
         let change = Change {
             set: RDONLY | NOSUID | NODEV,
             idmap: Some(context.userns),

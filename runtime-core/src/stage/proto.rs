@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OsContext, Result, StageFailure, Warning};
+use crate::kernel::features::Features;
 use crate::kernel::idmap::IdMap;
 use crate::plan::{Plan, Process};
 use crate::rootfs::RootfsSource;
@@ -92,7 +93,7 @@ pub(crate) enum FdKind {
     Stdout,
     /// Standard error of the process.
     Stderr,
-    /// The mount with the pod's kmsg file.
+    /// A detached mount of the pod's kmsg file.
     Kmsg,
     /// Master of the process's terminal.
     Console,
@@ -127,6 +128,8 @@ pub(crate) struct InitRequest {
     pub(crate) bundle: String,
     /// What to do about mounts that cannot be ID-mapped.
     pub(crate) unmappable_mount: crate::config::OnUnmappable,
+    /// What the kernel has.
+    pub(crate) features: Features,
     /// Step at which to fail, for tests.
     pub(crate) fail_at: Option<Step>,
     /// Descriptors beside the request, by meaning.

@@ -7,9 +7,10 @@ use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat2,
     statx,
 };
-use rustix::mount::{MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_fd};
+use rustix::mount::{MountAttrFlags, fsconfig_create, fsconfig_set_fd};
 
 use crate::error::{Error, OsContext, Result};
+use crate::kernel::features::{Feature, Features};
 use crate::kernel::fs;
 use crate::kernel::fs::FsOption;
 use crate::rootfs::{Overlay, RootfsSource};
@@ -20,6 +21,8 @@ use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 pub(super) struct Layers<'a> {
     /// What the clones are ID-mapped to; none: they show the ids on disk.
     userns: Option<BorrowedFd<'a>>,
+    /// What the clones are attached on, where the kernel wants them attached.
+    point: Option<OwnedFd>,
     clones: Vec<Clone>,
 }
 
@@ -34,10 +37,15 @@ struct Clone {
 impl<'a> Layers<'a> {
     /// One clone of `parent` serves every layer on the same mount: at 100 layers four times
     /// faster than a clone each (kernel.md (a)).
-    fn new(parent: &Path, userns: Option<BorrowedFd<'a>>) -> Result<Layers<'a>> {
+    fn new(
+        parent: &Path,
+        userns: Option<BorrowedFd<'a>>,
+        point: Option<OwnedFd>,
+    ) -> Result<Layers<'a>> {
         Ok(Layers {
+            clones: vec![Clone::new(parent, userns, point.as_ref())?],
             userns,
-            clones: vec![Clone::new(parent, userns)?],
+            point,
         })
     }
 
@@ -51,7 +59,8 @@ impl<'a> Layers<'a> {
         let clone = match known {
             Some(clone) => clone,
             None => {
-                self.clones.push(Clone::new(path, self.userns)?);
+                let clone = Clone::new(path, self.userns, self.point.as_ref())?;
+                self.clones.push(clone);
                 self.clones
                     .last()
                     .ok_or_else(|| Error::NotFound(path.display().to_string()))?
@@ -76,7 +85,7 @@ impl<'a> Layers<'a> {
 }
 
 impl Clone {
-    fn new(path: &Path, userns: Option<BorrowedFd<'_>>) -> Result<Clone> {
+    fn new(path: &Path, userns: Option<BorrowedFd<'_>>, point: Option<&OwnedFd>) -> Result<Clone> {
         let mount_id = mount_id(path)?;
         let tree = fs::clone_path(path, false)?;
         if userns.is_some() {
@@ -88,6 +97,9 @@ impl Clone {
                 },
             )
             .map_err(|source| unmappable(path, source))?;
+        }
+        if let Some(point) = point {
+            fs::attach(&tree, point, &path.display().to_string())?;
         }
         Ok(Clone {
             path: path.to_path_buf(),
@@ -114,15 +126,27 @@ struct Stack<'a> {
 }
 
 impl<'a> Stack<'a> {
-    fn new(overlay: &Overlay, userns: BorrowedFd<'a>) -> Result<Stack<'a>> {
+    /// `point` is the directory that the overlay will be mounted on. It hides clones that are attached there; they go with
+    /// the old root at pivot_root.
+    fn new(
+        overlay: &Overlay,
+        userns: BorrowedFd<'a>,
+        point: &Path,
+        features: &Features,
+    ) -> Result<Stack<'a>> {
+        let attached =
+            !features.has(Feature::OverlayDetached) || !features.has(Feature::CloneDetached);
+        let point = || attached.then(|| open_dir(point)).transpose();
         let owned = match (&overlay.upper, &overlay.remapped) {
-            (Some((upper, _)), Some(_)) => {
-                Some(Layers::new(upper.parent().unwrap_or(upper), None)?)
-            }
+            (Some((upper, _)), Some(_)) => Some(Layers::new(
+                upper.parent().unwrap_or(upper),
+                None,
+                point()?,
+            )?),
             _ => None,
         };
         Ok(Stack {
-            mapped: Layers::new(&overlay.mapped_parent(), Some(userns))?,
+            mapped: Layers::new(&overlay.mapped_parent(), Some(userns), point()?)?,
             owned,
         })
     }
@@ -137,18 +161,16 @@ pub(super) fn mount<'a>(
     source: &RootfsSource,
     mount_point: &Path,
     userns: BorrowedFd<'a>,
+    features: &Features,
 ) -> Result<Root<'a>> {
     let (detached, upper) = match source {
         RootfsSource::Overlay(overlay) => {
-            let mut stack = Stack::new(overlay, userns)?;
-            let detached = match overlay_detached(overlay, &mut stack) {
-                Ok(mount) => Some(mount),
-                // Before Linux 6.15 overlayfs takes no detached mounts, before 6.13 no descriptors.
-                Err(error) if error.errno() == Some(libc::EINVAL) => {
-                    overlay_attached(overlay, &mut stack, mount_point)?;
-                    None
-                }
-                Err(error) => return Err(error),
+            let mut stack = Stack::new(overlay, userns, mount_point, features)?;
+            let detached = if features.has(Feature::OverlayDescriptors) {
+                Some(overlay_by_descriptors(overlay, &mut stack)?)
+            } else {
+                overlay_by_names(overlay, &mut stack, mount_point)?;
+                None
             };
             let upper = stack.owned.unwrap_or(stack.mapped);
             (detached, overlay.upper.as_ref().map(|_| upper))
@@ -187,8 +209,8 @@ pub(super) fn mount<'a>(
 
 /// A copy of the root file system, with what is mounted in it so far if `recursive`, for the shim to serve to the host.
 /// No device in it opens.
-pub(super) fn for_view(root: &OwnedFd, recursive: bool) -> Result<OwnedFd> {
-    let tree = fs::clone_fd(root, recursive, "root file system")?;
+pub(super) fn for_view(features: &Features, root: &OwnedFd, recursive: bool) -> Result<OwnedFd> {
+    let tree = fs::clone_fd(features, root, recursive, "root file system")?;
     let change = Change {
         set: NODEV | NOSUID | NOEXEC,
         recursive,
@@ -216,7 +238,7 @@ fn map_tree(
     )
 }
 
-fn overlay_detached(overlay: &Overlay, stack: &mut Stack<'_>) -> Result<OwnedFd> {
+fn overlay_by_descriptors(overlay: &Overlay, stack: &mut Stack<'_>) -> Result<OwnedFd> {
     let context = fs::context("overlay", &overlay.options)?;
     let set = |layers: &mut Layers<'_>, key: &str, path: &Path| {
         let dir = layers.open(path)?;
@@ -243,14 +265,8 @@ fn overlay_detached(overlay: &Overlay, stack: &mut Stack<'_>) -> Result<OwnedFd>
     Ok(mount)
 }
 
-/// The same by mount(2) with the clones attached, as kernels before 6.15 want it: on the
-/// mount point, where the overlay then hides them; they go with the old root at pivot_root.
-fn overlay_attached(overlay: &Overlay, stack: &mut Stack<'_>, mount_point: &Path) -> Result<()> {
-    let point = open_dir(mount_point)?;
-    let owned = stack.owned.iter().flat_map(|layers| &layers.clones);
-    for clone in stack.mapped.clones.iter().chain(owned) {
-        fs::attach(&clone.tree, &point, &mount_point.display().to_string())?;
-    }
+/// The same by mount(2), where descriptors are named: mounts it on `mount_point`.
+fn overlay_by_names(overlay: &Overlay, stack: &mut Stack<'_>, mount_point: &Path) -> Result<()> {
     let mut opened = Vec::new();
     let mut by_fd = |layers: &mut Layers<'_>, path: &Path| -> Result<String> {
         let dir = layers.open(path)?;
@@ -278,17 +294,7 @@ fn overlay_attached(overlay: &Overlay, stack: &mut Stack<'_>, mount_point: &Path
                 .map_or(format!(",{key}"), |v| format!(",{key}={v}")),
         );
     }
-    let data = std::ffi::CString::new(data)
-        .map_err(std::io::Error::from)
-        .os("encode", "overlay options")?;
-    rustix::mount::mount(
-        "overlay",
-        mount_point,
-        "overlay",
-        MountFlags::empty(),
-        data.as_c_str(),
-    )
-    .os("mount overlay on", mount_point.display())?;
+    fs::mount_overlay(&data, mount_point)?;
     assert_writable(&open_dir(mount_point)?, overlay)
 }
 

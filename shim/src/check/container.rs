@@ -81,7 +81,7 @@ fn on(store: &Path, config: &Config) -> Finding {
         Err(error) => Finding::missing(
             NAME,
             format!("on {place}: {}", error.chain()),
-            "do what the findings above advise, or move the engine's root to ext4, xfs or btrfs",
+            "do what the error and the findings above advise",
         ),
     }
 }

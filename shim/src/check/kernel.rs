@@ -4,9 +4,10 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use runtime_core::{Facts, Feature, Found, look_for_features};
 use rustix::fs::{CWD, Mode, OFlags, StatFs, openat};
 use rustix::io::Errno;
-use rustix::mount::{FsOpenFlags, fsconfig_set_fd, fsopen};
+use rustix::mount::{FsOpenFlags, fsopen};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::Finding;
@@ -14,9 +15,6 @@ use super::host::number;
 
 /// Design: tmpfs can be ID-mapped from here on.
 const FLOOR: (u32, u32) = (6, 3);
-
-/// Long-term release that the newest mount API is old in.
-const RECOMMENDED: (u32, u32) = (6, 12);
 
 /// `SECCOMP_IOCTL_NOTIF_SET_FLAGS` has no probe without a listener.
 const SYNC_WAKE_UP: (u32, u32) = (6, 6);
@@ -39,15 +37,7 @@ fn judge_release(release: &str) -> Finding {
     const NAME: &str = "kernel";
     let version = version(release);
     if version < FLOOR {
-        return Finding::missing(NAME, release, "boot Linux 6.3 or newer, better 6.12");
-    }
-    if version < RECOMMENDED {
-        return Finding::degraded(
-            NAME,
-            release,
-            "more steps for each container: older kernels lack parts of the mount API",
-            "boot Linux 6.12 or newer",
-        );
+        return Finding::missing(NAME, release, "boot Linux 6.3 or newer");
     }
     Finding::ok(NAME, release)
 }
@@ -117,24 +107,35 @@ pub(super) fn overlay() -> Finding {
     }
 }
 
-/// Whether procfs can be told its pid namespace.
-pub(super) fn procfs() -> Finding {
-    const NAME: &str = "procfs pidns=";
-    let pid_ns = openat(
-        CWD,
-        "/proc/self/ns/pid",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
-    let set = open_fs("proc").and_then(|context| fsconfig_set_fd(&context, "pidns", pid_ns?));
-    match set {
-        Ok(()) => Finding::ok(NAME, "there"),
-        Err(Errno::PERM) => Finding::needs_root(NAME),
-        Err(errno) => Finding::degraded(
-            NAME,
-            format!("not there ({errno})"),
-            "two more short-lived processes for each container, some milliseconds",
-            "nothing needs to be done; Linux 6.18 has it",
+/// What is used where it is there: create looks for it in the same way.
+pub(super) fn features(pretended: &[Feature]) -> Vec<Finding> {
+    look_for_features(pretended)
+        .into_iter()
+        .map(|(feature, found)| judge_feature(&feature.facts(), found))
+        .collect()
+}
+
+fn judge_feature(facts: &Facts, found: Found) -> Finding {
+    let Facts {
+        name,
+        since,
+        without,
+        costs,
+    } = *facts;
+    match found {
+        Found::There => Finding::ok(name, "there"),
+        Found::Missing(Errno::PERM) => Finding::needs_root(name),
+        Found::Missing(errno) => Finding::degraded(
+            name,
+            format!("not there ({errno}): {without}"),
+            costs,
+            format!("nothing needs to be done; Linux {since} has it"),
+        ),
+        Found::Pretended => Finding::degraded(
+            name,
+            format!("not used, as `pretend-missing` says: {without}"),
+            costs,
+            "take it out of the configuration if nothing else speaks for it",
         ),
     }
 }
@@ -235,8 +236,8 @@ mod tests {
         for (release, status) in [
             ("5.15.0-122-generic", Status::Missing),
             ("6.2.16", Status::Missing),
-            ("6.3.0", Status::Degraded),
-            ("6.8.0-45-generic", Status::Degraded),
+            ("6.3.0", Status::Ok),
+            ("6.8.0-45-generic", Status::Ok),
             ("6.12.57+deb13-amd64", Status::Ok),
             ("6.18", Status::Ok),
             ("7.0-rc1", Status::Ok),
@@ -244,6 +245,26 @@ mod tests {
         ] {
             assert_eq!(judge_release(release).status, status, "{release}");
         }
+    }
+
+    #[test]
+    fn a_feature_that_is_missing_names_its_release_and_cost() {
+        let facts = Feature::ProcPidns.facts();
+        for (found, status, words) in [
+            (Found::There, Status::Ok, "there"),
+            (Found::Missing(Errno::PERM), Status::Unknown, "only root"),
+            (Found::Missing(Errno::INVAL), Status::Degraded, "not there"),
+            (Found::Pretended, Status::Degraded, "`pretend-missing`"),
+        ] {
+            let finding = judge_feature(&facts, found);
+            assert_eq!(finding.status, status);
+            assert!(finding.detail.contains(words), "{finding:?}");
+            if status == Status::Degraded {
+                assert_eq!(finding.cost, facts.costs);
+            }
+        }
+        let finding = judge_feature(&facts, Found::Missing(Errno::INVAL));
+        assert!(finding.remedy.contains("6.18"), "{finding:?}");
     }
 
     #[test]

@@ -59,10 +59,9 @@ fn probe(config_path: &Path) -> Vec<Finding> {
         kernel::pidfd(),
         kernel::seccomp(),
         kernel::overlay(),
-        kernel::procfs(),
-        kernel::fuse(),
-        cgroup::hierarchy(&hierarchy),
     ];
+    findings.extend(kernel::features(&config.pretend_missing));
+    findings.extend([kernel::fuse(), cgroup::hierarchy(&hierarchy)]);
     if let Ok(hierarchy) = &hierarchy {
         findings.push(cgroup::controllers(hierarchy));
         findings.push(cgroup::container(hierarchy));

@@ -69,7 +69,7 @@ struct Pose {
 impl Mounts {
     /// Mounts a copy of the overlay at `path`; returns its id.
     fn show_overlay(&self, path: &Path) -> Result<u64> {
-        let copy = fs::clone_fd(&self.overlay, false, "root file system")?;
+        let copy = fs::copy_mount(&self.overlay, false, "root file system")?;
         attach(&copy, path)?;
         Ok(stat(path)?.stx_mnt_id)
     }
@@ -151,7 +151,7 @@ impl Place {
         let all = mountinfo::read()?;
         if all.iter().any(|m| m.id == now && self.is_on_layer(m)) {
             tracing::info!(path = %self.path.display(), "in place of an overlay on a running container's layer: the view");
-            let copy = fs::clone_fd(&mounts.view, false, "view")?;
+            let copy = fs::copy_mount(&mounts.view, false, "view")?;
             unmount(&self.path, UnmountFlags::DETACH).os("umount", self.path.display())?;
             attach(&copy, &self.path)?;
         }

@@ -11,6 +11,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("a_shared_process_namespace", ANY, shared_pids),
     Case::new("pods_have_ids_of_their_own", OURS, ids),
     Case::new("chosen_ids_are_nobody_elses", NEWEST, chosen),
+    Case::new("without_any_kernel_feature", NEWEST, older_kernel),
     Case::new("docker_inside", OURS_AND_OLDEST, docker),
     Case::new("dropped_capabilities", NEWEST, dropped),
     Case::new("host_namespaces_are_refused", OURS, refusals),
@@ -27,6 +28,19 @@ fn share(bed: &Bed<'_>) -> Result<()> {
     one.shell("touch /dev/shm/shared")?;
     two.shell("test -e /dev/shm/shared; hostname | grep '^p[0-9]'")?;
     pod.remove()
+}
+
+/// As on a kernel without all that is used only where it is there.
+fn older_kernel(bed: &Bed<'_>) -> Result<()> {
+    let config = format!("pretend-missing = {:?}", bed.node.kernel_features()?);
+    bed.node.with_config(&config, || {
+        share(bed)?;
+        let pod = bed.pod(json!({}))?;
+        for container in [pod.sleeper()?, pod.sleeper()?] {
+            container.shell("echo x >/dev/kmsg; ip addr show eth0 | grep -q 'inet '")?;
+        }
+        pod.remove()
+    })
 }
 
 fn shared_pids(bed: &Bed<'_>) -> Result<()> {

@@ -23,6 +23,7 @@ const CASES: &[(&str, &[Image], Body)] = &[
     ("lifecycle", &[], |bed| {
         bed.script(include_str!("lifecycle.sh"))
     }),
+    ("older-kernel", &[], older_kernel),
     ("inner", &[Image::DindSystemd], |bed| {
         bed.script(include_str!("inner.sh"))
     }),
@@ -35,6 +36,13 @@ const CASES: &[(&str, &[Image], Body)] = &[
 ];
 
 const SERVE: &str = include_str!("serve.sh");
+
+/// As on a kernel without all that is used only where it is there.
+fn older_kernel(bed: &Bed) -> Result<()> {
+    let config = format!("pretend-missing = {:?}", bed.node.kernel_features()?);
+    bed.node
+        .with_config(&config, || bed.script(include_str!("older_kernel.sh")))
+}
 
 /// gitlab-ci-local with our runtime as dockerd's default.
 fn gitlab(bed: &Bed) -> Result<()> {

@@ -27,6 +27,7 @@
 
 pub mod bed;
 pub mod cache;
+pub mod calls;
 pub mod debian;
 pub mod dockerd;
 pub mod engines;

@@ -1,5 +1,6 @@
 //! The task API of real shims with real containers, called as containerd calls it.
 
+mod base_filter;
 mod bed;
 mod devices;
 mod load;

@@ -3,6 +3,7 @@
 //! A case names its way in (ctr, Docker's client, pods of CRI) and what the same does under runc, where it can be tried: so it
 //! is known to bite, or the difference is known.
 
+mod base_filter;
 mod case;
 mod cgroup;
 mod devices;
@@ -19,6 +20,7 @@ use case::Case;
 
 /// The kinds, each with its cases.
 const KINDS: &[(&str, &[Case])] = &[
+    ("base_filter", base_filter::CASES),
     ("cgroup", cgroup::CASES),
     ("devices", devices::CASES),
     ("environment", environment::CASES),

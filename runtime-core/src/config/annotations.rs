@@ -19,6 +19,7 @@ const OVERRIDABLE: &[&str] = &[
     "data-roots",
     "dropped-capabilities",
     "ids.per-pod",
+    "seccomp.allow",
     "unmappable-mount",
 ];
 
@@ -97,7 +98,7 @@ pub(super) fn names() -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CgroupConfig, Ids, OnDropped, OnUnmappable};
+    use super::super::{Barred, CgroupConfig, Ids, OnDropped, OnUnmappable, Seccomp};
     use super::*;
 
     fn allowing(names: &[&str]) -> Config {
@@ -119,6 +120,7 @@ mod tests {
                 ("io.containerd.sysbox.data-roots", "/a,/b"),
                 ("io.containerd.sysbox.dropped-capabilities", "drop"),
                 ("io.containerd.sysbox.ids.per-pod", "131072"),
+                ("io.containerd.sysbox.seccomp.allow", "io-uring,vsock"),
                 ("io.containerd.sysbox.unmappable-mount", "error"),
                 ("io.kubernetes.cri.container-type", "container"),
             ])
@@ -133,6 +135,9 @@ mod tests {
                 max_descendants: 100,
             },
             data_roots: vec!["/a".into(), "/b".into()],
+            seccomp: Seccomp {
+                allow: vec![Barred::IoUring, Barred::Vsock],
+            },
             dropped_capabilities: OnDropped::Drop,
             unmappable_mount: OnUnmappable::Error,
             ..file

@@ -289,7 +289,7 @@ mod tests {
         for (text, error) in [
             (
                 "colour = 'red'",
-                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, dropped-capabilities, environment, ids, network, pretend-missing, state-dir, unmappable-mount",
+                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, dropped-capabilities, environment, ids, network, pretend-missing, seccomp, state-dir, unmappable-mount",
             ),
             (
                 "[ids]\nfrist = 7",
@@ -322,6 +322,12 @@ mod tests {
             (
                 "pretend-missing = ['overlay']",
                 "pretend-missing: [\"overlay\"]: unknown variant `overlay`, expected one of `overlay-append`, `overlay-descriptors`, `clone-detached`, `overlay-detached`, `proc-pidns`",
+            ),
+            (
+                "[seccomp]\nallow = ['io_uring']",
+                "seccomp.allow: [\"io_uring\"]: unknown variant `io_uring`, expected one of `terminal-input`, `vsock`, \
+                 `rare-sockets`, `io-uring`, `mount-beneath`, `open-tree-namespace`, `userfaultfd`, `bpf`, \
+                 `open-by-handle`, `kexec`",
             ),
             (
                 "data-roots = '/x'",

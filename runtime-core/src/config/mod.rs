@@ -7,12 +7,14 @@
 //! [`Config::load`], [`Config::override_with`], [`Config::with_annotations`].
 
 pub(crate) mod annotations;
+mod barred;
 mod load;
 mod validate;
 
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::features::Feature;
+pub(crate) use barred::{Barred, Seccomp};
 
 /// Where the file is looked for unless runtime options name another.
 pub const DEFAULT_PATH: &str = "/etc/containerd-shim-sysbox/config.toml";
@@ -33,6 +35,8 @@ pub struct Config {
     pub network: Network,
     /// `SYSBOX_*` variables in a container's environment, which its image can set, too.
     pub environment: OnVariables,
+    /// The base filter of system calls.
+    pub seccomp: Seccomp,
     /// A mount whose file system cannot be ID-mapped: `warn` (files show as nobody) or `error`.
     pub unmappable_mount: OnUnmappable,
     /// Directory of lock files and sockets; on a tmpfs, owned by root, 0700.
@@ -147,6 +151,7 @@ impl Default for Config {
             dropped_capabilities: OnDropped::Keep,
             network: Network::default(),
             environment: OnVariables::Honor,
+            seccomp: Seccomp::default(),
             unmappable_mount: OnUnmappable::Warn,
             state_dir: "/run/containerd-shim-sysbox".into(),
             annotations: Vec::new(),

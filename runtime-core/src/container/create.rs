@@ -424,6 +424,7 @@ fn finish(
         bundle: asked.bundle,
         process: ProcessFacts {
             capability_rule: asked.plan.capability_rule,
+            unbarred: asked.plan.process.unbarred,
             seccomp: asked.plan.process.seccomp,
         },
         hooks: asked.plan.hooks,

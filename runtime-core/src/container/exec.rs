@@ -62,6 +62,7 @@ impl Container {
             capability_rule: self.process.capability_rule,
             ids: None,
             idmap: Some(&self.idmap),
+            unbarred: &self.process.unbarred,
             seccomp: self.process.seccomp.as_ref(),
         };
         let (process, mut warnings) =

@@ -22,6 +22,7 @@ pub use self::exec::{Exec, ExecRequest};
 use crate::cgroup::Cgroup;
 use crate::cgroup::limits::Limits;
 use crate::cgroup::stats::Stats;
+use crate::config::Barred;
 use crate::container::record::Record;
 use crate::error::{Error, OsContext, Result, Warning};
 use crate::kernel::idmap::IdMap;
@@ -72,6 +73,7 @@ struct Gate {
 #[derive(Debug)]
 struct ProcessFacts {
     capability_rule: CapabilityRule,
+    unbarred: Vec<Barred>,
     seccomp: Option<SeccompProgram>,
 }
 

@@ -194,6 +194,7 @@ impl Plan {
                 capability_rule,
                 ids: (namespaces.user == NsSource::New).then_some(input.config.ids.per_pod),
                 idmap: idmap.as_ref(),
+                unbarred: &input.config.seccomp.allow,
                 seccomp: seccomp.as_ref(),
             },
         )?;

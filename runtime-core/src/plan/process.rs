@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::capabilities::{Capabilities, CapabilityRule};
 use super::environment;
 use super::text;
+use crate::config::Barred;
 use crate::error::{Error, Result, Warning};
 use crate::kernel::idmap::IdMap;
 use crate::seccomp::SeccompProgram;
@@ -43,6 +44,8 @@ pub(crate) struct Process {
     pub console_size: Option<(u16, u16)>,
     /// `ioPriority`: the value for ioprio_set(2).
     pub io_priority: Option<i32>,
+    /// What the base filter, which lies under all others, leaves out ([`crate::seccomp::base`]).
+    pub unbarred: Vec<Barred>,
     /// Seccomp program in the kernel's `struct sock_filter` bytes and flags for seccomp(2).
     pub seccomp: Option<SeccompProgram>,
 }
@@ -82,6 +85,8 @@ pub(crate) struct ProcessContext<'a> {
     pub idmap: Option<&'a IdMap>,
     /// The container's compiled filter.
     pub seccomp: Option<&'a SeccompProgram>,
+    /// What the base filter leaves out.
+    pub unbarred: &'a [Barred],
 }
 
 /// Most supplementary groups of a process (NGROUPS_MAX, linux/limits.h).
@@ -132,6 +137,7 @@ pub(super) fn checked(
         terminal,
         console_size: console_size(process, terminal)?,
         io_priority: io_priority(process)?,
+        unbarred: context.unbarred.to_vec(),
         seccomp: context.seccomp.cloned(),
     };
     Ok((planned, warnings))

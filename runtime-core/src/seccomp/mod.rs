@@ -1,9 +1,12 @@
 //! `linux.seccomp` as a filter program (seccomp(2)), widened to what system containers need.
 //!
 //! [`profile`] decides which rules hold; libseccomp compiles those on system calls that it knows; [`prologue`] puts a
-//! few instructions before its program, for system calls newer than libseccomp and for two flags that no program may use.
-//! [`cache`] keeps what libseccomp made.
+//! few instructions before its program, for system calls newer than libseccomp. [`cache`] keeps what libseccomp made. [`base`]
+//! is a filter of ours that lies under it, whatever the spec says.
 
+mod assembler;
+mod barred;
+pub(crate) mod base;
 mod cache;
 mod profile;
 mod prologue;
@@ -17,9 +20,9 @@ use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OsContext, Result, Warning};
+use assembler::Instruction;
 use cache::Entry;
 use profile::{Profile, Rule};
-use prologue::Instruction;
 
 /// A compiled seccomp filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,5 +192,7 @@ fn allows(action: ScmpAction) -> bool {
     )
 }
 
+#[cfg(test)]
+mod base_tests;
 #[cfg(test)]
 mod tests;

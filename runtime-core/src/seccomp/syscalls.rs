@@ -99,15 +99,6 @@ pub(super) const FIRST_GENERIC: u32 = 424;
 /// Last number that can be a generic one: x32 has its own from 512 on, arm from 0xf0000.
 pub(super) const LAST_GENERIC: u32 = 511;
 
-/// open_tree(2).
-pub(super) const OPEN_TREE: u32 = 428;
-
-/// move_mount(2).
-pub(super) const MOVE_MOUNT: u32 = 429;
-
-/// open_tree_attr(2).
-pub(super) const OPEN_TREE_ATTR: u32 = 467;
-
 /// All names of [`SYSTEM_CONTAINER`].
 pub(super) fn system_container() -> impl Iterator<Item = &'static str> {
     SYSTEM_CONTAINER

@@ -65,6 +65,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
                 crate::sys::clone::exit(1);
             }
             steps.run(Step::Join, || become_root_inside(&init))?;
+            steps.run(Step::BaseFilter, || security::base_filter(process))?;
             steps.run(Step::Setup, || {
                 match &terminal {
                     Some(slave) => {

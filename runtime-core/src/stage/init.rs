@@ -59,6 +59,7 @@ impl Init<'_> {
     fn pipeline(&self) -> Result<Infallible, Option<StageFailure>> {
         let (steps, plan) = (self.steps, &self.request.plan);
         let _ = rustix::thread::set_name(c"sysbox:[init]");
+        steps.run(Step::BaseFilter, || security::base_filter(&plan.process))?;
         let unlocked = self.wait_for_root()?;
         steps.run(Step::Lock, || self.lock_mounts(unlocked))?;
         steps.run(Step::Setup, || {

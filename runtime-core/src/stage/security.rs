@@ -18,6 +18,7 @@ use rustix::thread::{
 use super::init;
 use crate::error::{Error, OsContext, Result};
 use crate::plan::{Capabilities, Process};
+use crate::seccomp::base;
 use crate::sys;
 
 /// Longest /etc/passwd that is searched for a home directory.
@@ -69,6 +70,12 @@ pub(super) fn make_cwd(process: &Process) -> Result<()> {
         // Whatever is wrong with it, chdir says so with the user's own rights.
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// The filter that holds for all that this process becomes and starts, hooks too.
+pub(super) fn base_filter(process: &Process) -> Result<()> {
+    let program = base::program(&process.unbarred);
+    sys::seccomp::install(&program.filter, program.flags).os("seccomp", "base filter")
 }
 
 /// Becomes the user: ids, capabilities, seccomp.

@@ -74,6 +74,8 @@ steps! {
     Hooks => "hooks",
     /// Stage: pivot_root.
     Pivot => "pivot",
+    /// Init and exec stage: the base filter of system calls.
+    BaseFilter => "base-filter",
     /// Init: own mount namespace, which locks the mounts.
     Lock => "lock",
     /// Init: host name, terminal, working directory.

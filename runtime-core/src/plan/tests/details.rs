@@ -504,6 +504,7 @@ fn exec_ignores_sysbox_variables_and_takes_the_rest_from_its_container() {
         capability_rule,
         ids: Some(65536),
         idmap: None,
+        unbarred: &container.process.unbarred,
         seccomp: container.process.seccomp.as_ref(),
     };
     let (plain, warnings) = plan_process(&process, context(CapabilityRule::All)).unwrap();
@@ -520,6 +521,7 @@ fn exec_ignores_sysbox_variables_and_takes_the_rest_from_its_container() {
     assert!(!plan_process(&asks, without).unwrap().0.terminal);
     assert_eq!(plain.capabilities.effective, 0x1ff_ffff_ffff);
     assert_eq!(plain.seccomp, container.process.seccomp);
+    assert_eq!(plain.unbarred, container.process.unbarred);
     assert_eq!(warnings[0].field, "process.oomScoreAdj");
     let (honoured, _) = plan_process(&process, context(CapabilityRule::Spec)).unwrap();
     assert_eq!(honoured.capabilities.effective, 0xa804_25fb);

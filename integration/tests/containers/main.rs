@@ -10,6 +10,7 @@ mod exec;
 mod files;
 mod isolation;
 mod kernels;
+mod kmsg;
 mod lifecycle;
 mod network;
 mod rows;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         isolation::CASES,
         kernels::CASES,
+        kmsg::CASES,
         network::CASES,
         files::CASES,
         systemd::CASES,

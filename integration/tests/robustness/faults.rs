@@ -29,7 +29,6 @@ const CREATE: &[Step] = &[
     Step::Record,
     Step::Range,
     Step::Cgroup,
-    Step::Fuse,
     Step::TakeRootfs,
     Step::Spawn,
     Step::MountNs,

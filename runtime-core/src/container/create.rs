@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use oci_spec::runtime as oci;
 
+use super::kmsg::Drain;
 use super::limits;
 use super::{Container, Gate, ProcessFacts, last_cap, state};
 use crate::cgroup::{Cgroup, Hierarchy};
@@ -158,8 +159,6 @@ impl Asked {
 
 /// What is the container's alone, or its share of the pod, outside its namespaces. Fields in the order of their undoing.
 struct Place {
-    /// A mount of the pod's kmsg file.
-    kmsg: Option<OwnedFd>,
     cgroup: Cgroup,
     membership: Membership,
     identity: Identity,
@@ -196,9 +195,7 @@ impl Place {
             warnings.extend(cgroup.apply(&plan.limits)?);
             Ok(cgroup)
         })?;
-        let kmsg = steps.here(Step::Fuse, || Ok(start_kmsg(pod, &mut warnings)))?;
         Ok(Place {
-            kmsg,
             cgroup,
             membership,
             identity,
@@ -261,10 +258,7 @@ impl Stage {
         steps: &Steps,
     ) -> Result<Stage> {
         let Place {
-            kmsg,
-            cgroup,
-            identity,
-            ..
+            cgroup, identity, ..
         } = place;
         steps.here(Step::Spawn, || {
             let (dir, leaf) = (cgroup.open_dir()?, cgroup.open_leaf()?);
@@ -274,7 +268,6 @@ impl Stage {
             fds.add(FdKind::Stdin, stdio.stdin.as_ref());
             fds.add(FdKind::Stdout, stdio.stdout.as_ref());
             fds.add(FdKind::Stderr, stdio.stderr.as_ref());
-            fds.add(FdKind::Kmsg, kmsg.as_ref());
             fds.add(FdKind::Userns, identity.join.as_ref());
             let mut plan = asked.plan.clone();
             if let Some(host) = &identity.host_network {
@@ -417,6 +410,7 @@ fn finish(
     layer.taken.as_ref().map_or(Ok(()), Taken::anchor)?;
     pod.made(&made.need(FdKind::Userns)?, &made.idmap)?;
     let (devpts, console) = (made.need(FdKind::Devpts)?, made.take(FdKind::Console));
+    let kmsg = made.take(FdKind::Kmsg).map(Drain::start).transpose()?;
     let pidfd = stage.children.release(made.pid)?;
     layer.kept = true;
     Ok(Container {
@@ -434,6 +428,7 @@ fn finish(
         devpts,
         idmap: made.idmap,
         console: Mutex::new(console),
+        _kmsg: kmsg,
         gate: Mutex::new(Some(Gate {
             channel: stage.channel,
             makers: stage.children,
@@ -450,17 +445,5 @@ fn in_use(cgroup: &str) -> Result<()> {
         Ok(found) if found.populated()? => Err(Error::AlreadyExists(format!("cgroup {cgroup}"))),
         Ok(_) | Err(Error::NotFound(_)) => Ok(()),
         Err(error) => Err(error),
-    }
-}
-
-/// A mount of the pod's kmsg file; without FUSE there is none, and a warning.
-fn start_kmsg(pod: &Pod, warnings: &mut Vec<Warning>) -> Option<OwnedFd> {
-    match pod.kmsg().and_then(|kmsg| kmsg.mount()) {
-        Ok(kmsg) => Some(kmsg),
-        Err(error) => {
-            let text = format!("not there: {}; load the fuse module", error.chain());
-            warnings.push(Warning::new("/dev/kmsg", text));
-            None
-        }
     }
 }

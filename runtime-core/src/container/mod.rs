@@ -6,6 +6,7 @@
 mod cleanup;
 mod create;
 mod exec;
+mod kmsg;
 mod limits;
 mod record;
 
@@ -23,6 +24,7 @@ use crate::cgroup::Cgroup;
 use crate::cgroup::limits::Limits;
 use crate::cgroup::stats::Stats;
 use crate::config::Barred;
+use crate::container::kmsg::Drain;
 use crate::container::record::Record;
 use crate::error::{Error, OsContext, Result, Warning};
 use crate::kernel::idmap::IdMap;
@@ -52,6 +54,7 @@ pub struct Container {
     devpts: OwnedFd,
     idmap: IdMap,
     console: Mutex<Option<OwnedFd>>,
+    _kmsg: Option<Drain>,
     gate: Mutex<Option<Gate>>,
     warnings: Vec<Warning>,
     record: Record,

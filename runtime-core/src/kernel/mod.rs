@@ -3,7 +3,6 @@
 pub(crate) mod features;
 pub(crate) mod fs;
 pub(crate) mod fuse;
-pub(crate) mod held;
 pub(crate) mod idmap;
 pub(crate) mod mountinfo;
 pub(crate) mod netlink;

@@ -1,7 +1,6 @@
 //! A pod: what its containers share. One shim serves one pod (design, principle 3).
 
 mod host_network;
-pub(crate) mod kmsg;
 pub(crate) mod ranges;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +15,6 @@ use crate::kernel::features::Features;
 use crate::kernel::idmap::{self, IdMap};
 use crate::plan::{NsSource, Plan};
 use crate::pod::host_network::HostNetwork;
-use crate::pod::kmsg::Kmsg;
 use crate::pod::ranges::{Guest, Owner, Pool, Range};
 use crate::sys::ns;
 
@@ -25,7 +23,6 @@ use crate::sys::ns;
 pub struct Pod {
     config: Config,
     shared: Mutex<Shared>,
-    kmsg: Mutex<Option<Arc<Kmsg>>>,
     features: OnceLock<Features>,
 }
 
@@ -63,7 +60,6 @@ impl Pod {
         Ok(Arc::new(Pod {
             config,
             shared: Mutex::default(),
-            kmsg: Mutex::default(),
             features: OnceLock::new(),
         }))
     }
@@ -82,17 +78,6 @@ impl Pod {
     fn shared(&self) -> MutexGuard<'_, Shared> {
         // Every change of it is one assignment: a panic elsewhere leaves it whole.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The pod's kmsg file, served from its first use on.
-    pub(crate) fn kmsg(&self) -> Result<Arc<Kmsg>> {
-        let mut kmsg = self.kmsg.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kmsg) = &*kmsg {
-            return Ok(Arc::clone(kmsg));
-        }
-        Ok(Arc::clone(
-            kmsg.insert(Arc::new(Kmsg::start(self.features())?)),
-        ))
     }
 
     /// Decides on the user namespace of a container (design D4), its ids being `ids` where a range is allocated, and

@@ -48,7 +48,6 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         channel.recv_request::<InitRequest>()
     })?;
     let mut fds: Vec<_> = fds.into_iter().map(Some).collect();
-    let kmsg = take_fd(&request.fds, &mut fds, FdKind::Kmsg);
     let host_network = take_fd(&request.fds, &mut fds, FdKind::Network);
     let build = Build {
         channel,
@@ -62,7 +61,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
     let (made, go) = build.namespaces(fds)?;
     let mover = build.start_move(&made, host_network.as_ref())?;
     let files = build.root_file_system(&made)?;
-    let inside = build.mounts(&made, &files.root.dir, kmsg, mover.is_some())?;
+    let inside = build.mounts(&made, &files.root.dir, mover.is_some())?;
     let moved = mover.is_some();
     let not_moved = build
         .steps
@@ -161,7 +160,6 @@ impl<'a> Build<'a> {
         self,
         made: &Made,
         root: &OwnedFd,
-        kmsg: Option<OwnedFd>,
         network_moves: bool,
     ) -> Result<Inside, StageFailure> {
         let (steps, plan, proof) = (self.steps, self.plan, self.proof);
@@ -182,12 +180,16 @@ impl<'a> Build<'a> {
             unmappable: self.request.unmappable_mount,
             features: self.features,
         };
-        let terminals = steps.run(Step::Dev, || dev::mount(&context, kmsg, &mut makers))?;
-        let (warnings, unlocked) = steps.run(Step::Mounts, || {
+        let mut warnings = Vec::new();
+        let terminals = steps.run(Step::Dev, || {
+            dev::mount(&context, &mut makers, &mut warnings)
+        })?;
+        let (more, unlocked) = steps.run(Step::Mounts, || {
             let mounted = mounts::mount_all(&context, &mut makers)?;
             mounts::kernel_files(&context)?;
             Ok(mounted)
         })?;
+        warnings.extend(more);
         Ok(Inside {
             makers,
             terminals,
@@ -344,6 +346,10 @@ impl<'a> Build<'a> {
         if let Some(console) = &terminals.console {
             kinds.push(FdKind::Console);
             fds.push(console.as_fd());
+        }
+        if let Some(kmsg) = &terminals.kmsg {
+            kinds.push(FdKind::Kmsg);
+            fds.push(kmsg.as_fd());
         }
         if let Some((rootfs, overlay)) = &view {
             kinds.extend([FdKind::Rootfs, FdKind::Overlay]);

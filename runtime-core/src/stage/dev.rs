@@ -11,9 +11,10 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::inroot::{self, Target};
+use super::kmsg;
 use super::mounts::Context;
 use super::userns_fs::{Makers, tmpfs_contexts};
-use crate::error::{Error, OsContext, Result};
+use crate::error::{Error, OsContext, Result, Warning};
 use crate::kernel::features::Features;
 use crate::kernel::fs::FsOption;
 use crate::kernel::fs::{self, PLAIN, option};
@@ -50,13 +51,15 @@ pub(super) struct Terminals {
     pub(super) devpts: OwnedFd,
     /// Master of init's terminal, if it asked one.
     pub(super) console: Option<OwnedFd>,
+    /// Master of the terminal that is /dev/kmsg, if there is one.
+    pub(super) kmsg: Option<OwnedFd>,
 }
 
-/// Makes /dev. `kmsg` is a detached mount of the pod's kmsg file, if it has one.
+/// Makes /dev.
 pub(super) fn mount(
     context: &Context<'_>,
-    kmsg: Option<OwnedFd>,
     makers: &mut Makers,
+    warnings: &mut Vec<Warning>,
 ) -> Result<Terminals> {
     let Context {
         proof,
@@ -103,9 +106,13 @@ pub(super) fn mount(
     for (to, name) in LINKS {
         symlinkat(to, &dev, name).os("symlink /dev/", name)?;
     }
-    if let Some(kmsg) = kmsg {
-        bind(root, "/dev/kmsg", kmsg)?;
-    }
+    let kmsg = kmsg::mount(features, root, (uid, gid)).inspect_err(|error| {
+        let text = format!(
+            "not there: {}; if terminals have run out, raise kernel.pty.max",
+            error.chain()
+        );
+        warnings.push(Warning::new("/dev/kmsg", text));
+    });
 
     let pts = [
         FsOption {
@@ -154,7 +161,11 @@ pub(super) fn mount(
     } else {
         None
     };
-    Ok(Terminals { devpts, console })
+    Ok(Terminals {
+        devpts,
+        console,
+        kmsg: kmsg.ok(),
+    })
 }
 
 /// A terminal of devpts instance `devpts`, of `size` columns and rows: master, slave, number. No path

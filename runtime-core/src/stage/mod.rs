@@ -16,6 +16,7 @@ mod hooks_tests;
 mod init;
 mod inroot;
 mod kernfs;
+mod kmsg;
 mod maker;
 mod masks;
 mod mounts;

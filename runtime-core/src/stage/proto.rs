@@ -93,7 +93,7 @@ pub(crate) enum FdKind {
     Stdout,
     /// Standard error of the process.
     Stderr,
-    /// A detached mount of the pod's kmsg file.
+    /// Master of the terminal that is /dev/kmsg.
     Kmsg,
     /// Master of the process's terminal.
     Console,

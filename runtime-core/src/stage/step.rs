@@ -28,8 +28,6 @@ steps! {
     Range => "range",
     /// Make the container's cgroup.
     Cgroup => "cgroup",
-    /// Start the pod's FUSE server.
-    Fuse => "fuse",
     /// Write the record that `delete` reads.
     Record => "record",
     /// Unmount a root file system that the engine has mounted.

@@ -9,6 +9,7 @@
 //! | `cat` | copies standard input to standard output |
 //! | `spew BYTES` | writes that many bytes to standard output |
 //! | `facts` | prints what it sees of itself and around it, as JSON |
+//! | `kmsg` | uses /dev/kmsg and prints how that was, as JSON |
 //! | `locks` | tries to undo each mount, prints the outcomes as JSON |
 //! | `attack DISK` | tries what must be refused, DISK being the host's root device as MAJOR:MINOR; JSON |
 //! | `writable DIR [SKIP…]` | prints every file below DIR that opens for writing, as JSON |
@@ -18,6 +19,7 @@
 
 mod attack;
 mod facts;
+mod kmsg;
 mod locks;
 mod stream;
 
@@ -47,6 +49,7 @@ fn run(words: &[&str]) -> Result<u8> {
         ["spew", bytes] => stream::spew(bytes.parse().context("BYTES is a number")?)?,
         ["count"] => stream::count()?,
         ["facts"] => println!("{}", facts::all()?),
+        ["kmsg"] => println!("{}", kmsg::all()?),
         ["locks"] => println!("{}", locks::all()?),
         ["attack", disk] => println!("{}", attack::all(disk)?),
         ["writable", top, skip @ ..] => println!("{}", attack::writable(top, skip)),

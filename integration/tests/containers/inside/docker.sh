@@ -22,6 +22,9 @@ for image in b1 b2; do
     t "run what was built: $image" docker run --rm $image sh -ec '[ $(cat /built) = built ]; [ $(stat -c %u:%g /d) = 1000:1000 ]; ! test -e /etc/passwd; grep hello /hello'
 done
 t "run --privileged" docker run --rm --privileged bb sh -ec 'mkdir -p /mnt; mount -t tmpfs x /mnt'
+t "run --privileged has /dev/kmsg" docker run --rm --privileged bb sh -ec 'test -c /dev/kmsg; echo x >/dev/kmsg; timeout 0.2 cat /dev/kmsg || [ $? = 143 ]'
+t "run --device /dev/kmsg" docker run --rm --device /dev/kmsg bb sh -ec 'test -c /dev/kmsg; echo x >/dev/kmsg'
+t "run --volume /dev/kmsg" docker run --rm -v /dev/kmsg:/dev/kmsg bb sh -ec 'test -c /dev/kmsg; ls -l /dev/kmsg'
 t "run --cgroup-parent" docker run --rm --cgroup-parent my.slice bb cat /proc/self/cgroup
 t "run --memory" docker run --rm --memory 64m bb true
 t "run --cpus" docker run --rm --cpus 1 bb true

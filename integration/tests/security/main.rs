@@ -8,6 +8,7 @@ mod case;
 mod cgroup;
 mod devices;
 mod environment;
+mod growth;
 mod identity;
 mod working_directory;
 
@@ -24,6 +25,7 @@ const KINDS: &[(&str, &[Case])] = &[
     ("cgroup", cgroup::CASES),
     ("devices", devices::CASES),
     ("environment", environment::CASES),
+    ("growth", growth::CASES),
     ("identity", identity::CASES),
     ("working_directory", working_directory::CASES),
 ];

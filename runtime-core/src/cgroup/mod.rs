@@ -13,6 +13,7 @@ mod events;
 mod file;
 mod hierarchy;
 pub(crate) mod limits;
+mod signal;
 pub(crate) mod stats;
 mod tree;
 
@@ -242,6 +243,12 @@ impl Cgroup {
     pub fn pids(&self) -> Result<Vec<u32>> {
         let pids = tree::pids(self.dir.as_fd()).os("list processes of", self.path.display())?;
         Ok(pids.into_iter().collect())
+    }
+
+    /// Calls `send` with a pidfd of every process, each once, until all have been met; those that come meanwhile, too, up to
+    /// a bound: who makes processes faster than they are met has to be killed.
+    pub fn signal(&self, send: impl FnMut(&OwnedFd) -> Result<()>) -> Result<()> {
+        signal::each(&|| self.pids(), send)
     }
 
     /// All counters. They last until [`Cgroup::remove`], whatever lives.

@@ -1,6 +1,7 @@
 //! What a dead shim left, undone by its record.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use super::poststop;
 use crate::cgroup::{Cgroup, Hierarchy};
@@ -26,7 +27,7 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         mounted::cleanup(mounted, &bundle.join("rootfs"), &record.features)?;
     }
     if let Some(upper) = &record.upper {
-        data_roots::capture(upper, &record.data_roots)?;
+        data_roots::capture(upper, &record.data_roots, &AtomicBool::new(false))?;
     }
     ranges::reclaim_of(&record.state_dir, &record.cgroup)?;
     let warnings = poststop(&record, bundle);

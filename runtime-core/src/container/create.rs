@@ -2,13 +2,14 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use oci_spec::runtime as oci;
 
 use super::kmsg::Drain;
 use super::limits;
-use super::{Container, Gate, ProcessFacts, last_cap, state};
+use super::{Capture, Container, Gate, ProcessFacts, last_cap, state};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::config::Config;
 use crate::container::record::Record;
@@ -25,6 +26,10 @@ use crate::stage::hooks::{self, HookState, Status};
 use crate::stage::parent::{self, Children, Fds};
 use crate::stage::proto::{Channel, FdKind, InitRequest, Message, take_fd, unexpected};
 use crate::stage::{self, Steps};
+
+/// An annotation that containerd's CRI plugin sets. Nobody makes images of its containers, and they run once: their data
+/// stay beside the layer, and no stop waits until they are part of it.
+const CRI: &str = "io.kubernetes.cri.container-type";
 
 /// The process's ends of its standard streams; `None` is /dev/null. Ignored where a terminal is asked.
 #[derive(Debug, Default)]
@@ -132,6 +137,7 @@ impl Asked {
     /// Writes the record, before anything is made that `delete` would have to find.
     fn record(&self) -> Result<Record> {
         let upper = match &self.rootfs {
+            RootfsSource::Overlay(_) if self.plan.annotations.contains_key(CRI) => None,
             RootfsSource::Overlay(overlay) => {
                 overlay.upper.as_ref().map(|(upper, _)| upper.clone())
             }
@@ -236,7 +242,7 @@ impl Layer {
 impl Drop for Layer {
     fn drop(&mut self) {
         if let (Some(upper), false) = (&self.upper, self.kept)
-            && let Err(error) = data_roots::capture(upper, &self.roots)
+            && let Err(error) = data_roots::capture(upper, &self.roots, &AtomicBool::new(false))
         {
             tracing::warn!(layer = %upper.display(), error = error.chain(), "left inner data beside the layer");
         }
@@ -436,6 +442,7 @@ fn finish(
         warnings: place.warnings,
         record,
         taken: layer.taken.take(),
+        capture: Capture::default(),
     })
 }
 

@@ -12,10 +12,10 @@ mod record;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime as oci;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 pub use self::cleanup::cleanup;
 pub use self::create::{CreateRequest, Stdio};
@@ -60,6 +60,23 @@ pub struct Container {
     record: Record,
     /// The root file system, if the engine had mounted it.
     taken: Option<Taken>,
+    capture: Capture,
+}
+
+/// Inner data becoming part of the layer, which a kill does not wait for.
+#[derive(Debug, Default)]
+struct Capture {
+    running: AtomicBool,
+    /// A kill has come meanwhile.
+    cancelled: AtomicBool,
+}
+
+impl Capture {
+    fn hear(&self, signal: i32) {
+        if signal == libc::SIGKILL && self.running.load(Ordering::Relaxed) {
+            self.cancelled.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What ends at start.
@@ -150,34 +167,21 @@ impl Container {
 
     /// Sends a signal to init. [`crate::Error::NotFound`] when it has exited.
     pub fn kill(&self, signal: i32) -> Result<()> {
+        self.capture.hear(signal);
         send_signal(&self.pidfd, signal)
     }
 
     /// Sends a signal to every process of the container.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
+        self.capture.hear(signal);
         if signal == libc::SIGKILL {
             return self.cgroup.kill();
         }
-        for pid in self.cgroup.pids()? {
-            let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-                continue;
-            };
-            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
-                continue;
-            };
-            // Still one of the container's, so the number has not gone to somebody else.
-            if self
-                .cgroup
-                .pids()?
-                .contains(&pid.as_raw_nonzero().get().unsigned_abs())
-            {
-                match send_signal(&pidfd, signal) {
-                    Ok(()) | Err(Error::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
+        self.cgroup
+            .signal(|pidfd| match send_signal(pidfd, signal) {
+                Err(Error::NotFound(_)) => Ok(()),
+                other => other,
+            })
     }
 
     /// Freezes the container and makes inner data part of the layer.
@@ -198,10 +202,14 @@ impl Container {
     }
 
     fn capture(&self) -> Result<()> {
-        match &self.record.upper {
-            Some(upper) => data_roots::capture(upper, &self.record.data_roots),
-            None => Ok(()),
-        }
+        let Some(upper) = &self.record.upper else {
+            return Ok(());
+        };
+        let Capture { running, cancelled } = &self.capture;
+        running.store(true, Ordering::Relaxed);
+        let captured = data_roots::capture(upper, &self.record.data_roots, cancelled);
+        running.store(false, Ordering::Relaxed);
+        captured
     }
 
     /// Changes limits (`linux.resources`); returns what was not done.

@@ -25,7 +25,7 @@ pub(crate) struct Record {
     pub(crate) cgroup: String,
     /// Directory with the ranges' lock files.
     pub(crate) state_dir: PathBuf,
-    /// Upper directory of the root file system, if it is an overlay.
+    /// Upper directory of the root file system, if it is an overlay that images may be made of.
     pub(crate) upper: Option<PathBuf>,
     /// Data roots, once the stage has made them.
     pub(crate) data_roots: Vec<DataRoot>,

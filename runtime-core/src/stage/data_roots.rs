@@ -54,10 +54,8 @@ pub(super) fn mount(
         let name = data_roots::name(&inside);
         if made.is_empty() {
             copy_up(&target, &path)?;
-            if let Some(problem) = fill(&target, &snapshot, &name)? {
-                let text = format!("marks of overlays that came with the image: {problem}");
-                warnings.push(Warning::new(&path, text));
-            }
+            let texts = fill(&target, &snapshot, &name)?;
+            warnings.extend(texts.into_iter().map(|text| Warning::new(&path, text)));
         }
         let data = data_roots::prepare(&snapshot, &name)?;
         let tree = fs::clone_fd(features, &data, false, &path)?;
@@ -68,8 +66,8 @@ pub(super) fn mount(
 }
 
 /// Puts the image's content at the path into the new, empty data root, once. Beside it first: a crash must not leave half
-/// of it to be taken for all. Returns what was wrong with the marks of overlays that the image brings.
-fn fill(image: &OwnedFd, snapshot: &OwnedFd, name: &str) -> Result<Option<&'static str>> {
+/// of it to be taken for all. Returns what is not as the image has it.
+fn fill(image: &OwnedFd, snapshot: &OwnedFd, name: &str) -> Result<Vec<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |dir: &OwnedFd| openat(dir, ".", flags, Mode::empty()).os("open data root", name);
     let image = open(image)?;
@@ -78,13 +76,14 @@ fn fill(image: &OwnedFd, snapshot: &OwnedFd, name: &str) -> Result<Option<&'stat
         || !data_roots::is_empty(&data)?
         || data_roots::is_empty(&image)?
     {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let new = data_roots::to_fill(snapshot, name)?;
-    copy::tree(&image, &new, true)?;
-    let problem = data_roots::make_marks(&new)?;
+    let copied = copy::tree(&image, &new, true)?;
+    let marks = data_roots::make_marks(&new)?;
+    let marks = marks.map(|text| format!("marks of overlays that came with the image: {text}"));
     data_roots::filled(snapshot, name, &new)?;
-    Ok(problem)
+    Ok(copied.into_iter().chain(marks).collect())
 }
 
 /// Makes the directory and its parents exist in the upper directory, so that the data can be

@@ -65,7 +65,8 @@ pub(super) fn mount_all(
                 }
                 if *copy_up && let Some(below) = inroot::existing(context.root, &mount.destination)?
                 {
-                    copy::tree(&below, &tree, true)?;
+                    let text = copy::tree(&below, &tree, true)?;
+                    warnings.extend(text.map(|text| Warning::new(&field, text)));
                 }
                 (tree, true)
             }

@@ -1,129 +1,209 @@
-//! Copying a tree of the image: owners, modes, times, xattrs, links, devices. Descriptors only; no
+//! Copying a tree of the image: owners, modes, times, xattrs, links, devices. Descriptors only, and few; no
 //! link is followed.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-    chownat, fgetxattr, flistxattr, fsetxattr, linkat, mkdirat, mknodat, openat, readlinkat,
-    statat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+    XattrFlags, chownat, fgetxattr, flistxattr, fsetxattr, linkat, mkdirat, mknodat, openat,
+    readlinkat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use crate::error::{Error, OsContext, Result};
+use super::walk::{Visitor, walk};
+use crate::error::{OsContext, Result};
 
-/// Deepest directory that is copied: what a path of PATH_MAX can name, well within the descriptors
-/// of a process.
+/// Deepest directory that is copied: half of what a crash may leave to `std::fs::remove_dir_all`, which opens each level.
 const MAX_DEPTH: usize = 400;
+/// Files with further names, remembered until the last of these has come. Beyond that each name gets a copy.
+const MAX_LINKS: usize = 1 << 18;
 
-/// Copies what is in directory `from` into directory `to`, and `from`'s own attributes if `top`.
-pub(crate) fn tree(from: &OwnedFd, to: &OwnedFd, top: bool) -> Result<()> {
-    let reopen = |fd: &OwnedFd| {
-        openat(
-            fd,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .os("open", "directory to copy")
-    };
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// Copies what is in directory `from` into directory `to`, and `from`'s own attributes if `top`. Returns what is not
+/// as it was.
+pub(crate) fn tree(from: &OwnedFd, to: &OwnedFd, top: bool) -> Result<Option<String>> {
+    let reopen =
+        |fd: &OwnedFd| openat(fd, ".", DIRECTORY, Mode::empty()).os("open", "directory to copy");
     let (from, to) = (reopen(from)?, reopen(to)?);
-    directory(&from, &to, &mut HashMap::new(), 0)?;
+    let mut copy = Copy {
+        top: reopen(&to)?,
+        place: Rc::default(),
+        depth: 0,
+        to,
+        links: HashMap::new(),
+        apart: 0,
+    };
+    walk(&from, ResolveFlags::NO_SYMLINKS, &mut copy)?;
     if top {
-        attributes_of_directory(&from, &to)
-    } else {
+        attributes_of_directory(&from, &copy.to)?;
+    }
+    let apart = copy.apart;
+    Ok((apart > 0).then(|| format!("{apart} further names of files are files of their own")))
+}
+
+struct Copy {
+    top: OwnedFd,
+    /// The directory that is being filled.
+    to: OwnedFd,
+    place: Rc<Place>,
+    depth: usize,
+    /// By device and inode of the image.
+    links: HashMap<(u64, u64), Linked>,
+    apart: u64,
+}
+
+/// Where a directory is in the copy.
+#[derive(Default)]
+struct Place {
+    /// The directory that it is in, and its name there; none: the top.
+    above: Option<(Rc<Place>, CString)>,
+}
+
+/// A file that has been copied and has further names.
+struct Linked {
+    place: Rc<Place>,
+    name: CString,
+    further: u64,
+}
+
+impl Place {
+    /// Opens it below `top`, which nobody else changes.
+    fn open(&self, top: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+        let mut names = Vec::new();
+        let mut place = self;
+        while let Some((above, name)) = &place.above {
+            names.push(name);
+            place = above;
+        }
+        let mut dir = openat(top, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        for name in names.into_iter().rev() {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            dir = openat(&dir, &**name, flags, Mode::empty())?;
+        }
+        Ok(dir)
+    }
+}
+
+impl Visitor for Copy {
+    fn entry(&mut self, from: &OwnedFd, name: &CStr, _: FileType) -> Result<()> {
+        let shown = name.to_string_lossy();
+        let stat = match statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
+            // overlayfs lists the whiteouts in a directory that only one layer has, and says that they do not exist.
+            Err(Errno::NOENT) => return Ok(()),
+            stat => stat.os("stat", &shown)?,
+        };
+        if self.link(name, &stat)? {
+            return Ok(());
+        }
+        let to = &self.to;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                let source = openat(
+                    from,
+                    name,
+                    OFlags::RDONLY | OFlags::NONBLOCK | flags,
+                    Mode::empty(),
+                )
+                .os("open", &shown)?;
+                let target = openat(
+                    to,
+                    name,
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | flags,
+                    Mode::from_raw_mode(0o600),
+                )
+                .os("create", &shown)?;
+                let (mut source, mut target) =
+                    (std::fs::File::from(source), std::fs::File::from(target));
+                std::io::copy(&mut source, &mut target).os("copy", &shown)?;
+                let (source, target) = (OwnedFd::from(source), OwnedFd::from(target));
+                owner_and_mode(to, name, &stat)?;
+                xattrs(&source, &target, &shown)?;
+                times(to, name, &stat)
+            }
+            FileType::Symlink => {
+                let text = readlinkat(from, name, Vec::new()).os("readlink", &shown)?;
+                symlinkat(&text, to, name).os("symlink", &shown)?;
+                owner(to, name, &stat)?;
+                times(to, name, &stat)
+            }
+            kind => {
+                mknodat(to, name, kind, Mode::from_raw_mode(0o600), stat.st_rdev)
+                    .os("mknod", &shown)?;
+                owner_and_mode(to, name, &stat)?;
+                times(to, name, &stat)
+            }
+        }
+    }
+
+    fn enter(&mut self, _: &OwnedFd, name: &CStr) -> Result<bool> {
+        if self.depth == MAX_DEPTH {
+            return Err(Errno::LOOP).os("copy", "directories nested too deep");
+        }
+        let shown = name.to_string_lossy();
+        mkdirat(&self.to, name, Mode::from_raw_mode(0o700)).os("mkdir", &shown)?;
+        self.to = openat(&self.to, name, DIRECTORY, Mode::empty()).os("open", &shown)?;
+        let above = std::mem::take(&mut self.place);
+        self.place = Rc::new(Place {
+            above: Some((above, name.to_owned())),
+        });
+        self.depth += 1;
+        Ok(true)
+    }
+
+    fn leave(&mut self, from: &OwnedFd) -> Result<()> {
+        attributes_of_directory(from, &self.to)?;
+        // Nobody else has a hand in the copy yet.
+        self.to =
+            openat(&self.to, "..", DIRECTORY, Mode::empty()).os("open", "copied directory")?;
+        if let Some((above, _)) = &self.place.above {
+            self.place = Rc::clone(above);
+        }
+        self.depth -= 1;
         Ok(())
     }
 }
 
-type Links = HashMap<(u64, u64), (OwnedFd, CString)>;
-
-fn directory(from: &OwnedFd, to: &OwnedFd, links: &mut Links, depth: usize) -> Result<()> {
-    if depth == MAX_DEPTH {
-        return Err(Error::Os {
-            op: "copy",
-            target: "directories nested too deep".into(),
-            source: std::io::Error::from_raw_os_error(libc::ELOOP),
-        });
-    }
-    for entry in Dir::read_from(from).os("read", "directory to copy")? {
-        let entry = entry.os("read", "directory to copy")?;
-        let name = entry.file_name();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            copy_entry(from, to, name, links, depth)?;
+impl Copy {
+    /// Whether `name` could be made a further name of a file that has been copied.
+    fn link(&mut self, name: &CStr, stat: &Stat) -> Result<bool> {
+        if stat.st_nlink < 2 {
+            return Ok(false);
         }
-    }
-    Ok(())
-}
-
-fn copy_entry(
-    from: &OwnedFd,
-    to: &OwnedFd,
-    name: &CStr,
-    links: &mut Links,
-    depth: usize,
-) -> Result<()> {
-    let shown = name.to_string_lossy();
-    let stat = match statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
-        // overlayfs lists the whiteouts in a directory that only one layer has, and says that they do not exist.
-        Err(Errno::NOENT) => return Ok(()),
-        stat => stat.os("stat", &shown)?,
-    };
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if kind != FileType::Directory && stat.st_nlink > 1 {
-        if let Some((dir, first)) = links.get(&(stat.st_dev, stat.st_ino)) {
-            return linkat(dir, first, to, name, AtFlags::empty()).os("link", &shown);
+        let key = (stat.st_dev, stat.st_ino);
+        if let Some(first) = self.links.get_mut(&key) {
+            let shown = name.to_string_lossy();
+            let linked = if Rc::ptr_eq(&first.place, &self.place) {
+                linkat(&self.to, &*first.name, &self.to, name, AtFlags::empty())
+            } else {
+                let dir = first.place.open(&self.top).os("open", &shown)?;
+                linkat(dir, &*first.name, &self.to, name, AtFlags::empty())
+            };
+            linked.os("link", &shown)?;
+            first.further = first.further.saturating_sub(1);
+            if first.further == 0 {
+                self.links.remove(&key);
+            }
+            return Ok(true);
         }
-        let dir = to.try_clone().os("dup", &shown)?;
-        links.insert((stat.st_dev, stat.st_ino), (dir, name.to_owned()));
-    }
-    match kind {
-        FileType::Directory => {
-            mkdirat(to, name, Mode::from_raw_mode(0o700)).os("mkdir", &shown)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let below = openat(from, name, flags, Mode::empty()).os("open", &shown)?;
-            let made = openat(to, name, flags, Mode::empty()).os("open", &shown)?;
-            directory(&below, &made, links, depth + 1)?;
-            attributes_of_directory(&below, &made)
+        if self.links.len() == MAX_LINKS {
+            self.apart += 1;
+            return Ok(false);
         }
-        FileType::RegularFile => {
-            let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let source = openat(
-                from,
-                name,
-                OFlags::RDONLY | OFlags::NONBLOCK | flags,
-                Mode::empty(),
-            )
-            .os("open", &shown)?;
-            let target = openat(
-                to,
-                name,
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | flags,
-                Mode::from_raw_mode(0o600),
-            )
-            .os("create", &shown)?;
-            let (mut source, mut target) =
-                (std::fs::File::from(source), std::fs::File::from(target));
-            std::io::copy(&mut source, &mut target).os("copy", &shown)?;
-            let (source, target) = (OwnedFd::from(source), OwnedFd::from(target));
-            owner_and_mode(to, name, &stat)?;
-            xattrs(&source, &target, &shown)?;
-            times(to, name, &stat)
-        }
-        FileType::Symlink => {
-            let text = readlinkat(from, name, Vec::new()).os("readlink", &shown)?;
-            symlinkat(&text, to, name).os("symlink", &shown)?;
-            owner(to, name, &stat)?;
-            times(to, name, &stat)
-        }
-        _ => {
-            mknodat(to, name, kind, Mode::from_raw_mode(0o600), stat.st_rdev)
-                .os("mknod", &shown)?;
-            owner_and_mode(to, name, &stat)?;
-            times(to, name, &stat)
-        }
+        let first = Linked {
+            place: Rc::clone(&self.place),
+            name: name.to_owned(),
+            further: stat.st_nlink - 1,
+        };
+        self.links.insert(key, first);
+        Ok(false)
     }
 }
 
@@ -210,4 +290,40 @@ pub(crate) fn path_of(fd: impl AsFd) -> Result<String> {
     path.into_string()
         .map_err(std::io::Error::other)
         .os("decode", &link)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn names_of_one_file_stay_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |path: &str| dir.path().join(path);
+        let open = |path: &Path| rustix::fs::open(path, DIRECTORY, Mode::empty()).unwrap();
+        for made in ["from/a/b", "from/c", "to"] {
+            std::fs::create_dir_all(path(made)).unwrap();
+        }
+        // More files than descriptors.
+        for number in 0..1200 {
+            let first = path(&format!("from/a/b/{number}"));
+            std::fs::write(&first, number.to_string()).unwrap();
+            for further in [format!("from/a/b/{number}-"), format!("from/c/{number}")] {
+                std::fs::hard_link(&first, path(&further)).unwrap();
+            }
+        }
+        let copied = tree(&open(&path("from")), &open(&path("to")), true).unwrap();
+        assert_eq!(copied, None);
+        for number in 0..1200 {
+            let names = ["a/b/{}", "a/b/{}-", "c/{}"].map(|name| {
+                let name = name.replace("{}", &number.to_string());
+                std::fs::metadata(path(&format!("to/{name}"))).unwrap()
+            });
+            let inodes = names.each_ref().map(MetadataExt::ino);
+            assert_eq!((names[0].nlink(), inodes), (3, [inodes[0]; 3]));
+        }
+    }
 }

@@ -1,75 +1,153 @@
 //! Marks of inner overlays, written down: whiteouts and opaque directories, which are no files to the engine that commits
 //! the layer. The file is one, so an image may bring anything in it: what is read is checked whole before any of it counts.
+//! Neither writing nor reading it holds more than one mark.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::io::{BufRead, Error, ErrorKind, Read, Result, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Its name in a data root.
 pub(super) const FILE: &str = ".sysbox-overlay-marks";
 /// Longest file.
-pub(super) const MAX_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 /// Most marks in it.
-pub(super) const MAX_MARKS: usize = 1 << 20;
+const MAX_MARKS: usize = 1 << 20;
 
-const HEADER: &[u8] = b"sysbox-overlay-marks 1";
+const HEADER: &[u8] = b"sysbox-overlay-marks 1\0";
 /// limits.h, without the NUL.
-const PATH_MAX: usize = 4095;
+pub(super) const PATH_MAX: usize = 4095;
 const NAME_MAX: usize = 255;
-
-/// A directory with marks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Directory {
-    /// Relative to the data root, which is `.`.
-    pub(super) path: PathBuf,
-    /// Value of its opaque attribute.
-    pub(super) opaque: Option<u8>,
-    /// Names of whiteouts in it.
-    pub(super) whiteouts: Vec<OsString>,
-}
+/// Kind, path, NUL.
+const MAX_RECORD: u64 = PATH_MAX as u64 + 2;
 
 /// One record: NUL-terminated, its first byte the kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark<'a> {
-    /// Those that follow are of this directory.
+    /// Those that follow are of this directory, relative to the data root, which is `.`.
     Directory(&'a Path),
-    /// It is opaque.
+    /// It is opaque; the value of its attribute.
     Opaque(u8),
     /// There is a whiteout in it.
     Whiteout(&'a OsStr),
 }
 
-/// The content of the file.
-pub(super) fn written(directories: &[Directory]) -> Vec<u8> {
-    let mut text = [HEADER, b"\0"].concat();
-    let mut record = |kind: u8, value: &[u8]| {
-        text.push(kind);
-        text.extend(value);
-        text.push(0);
-    };
-    for directory in directories {
-        record(b'd', directory.path.as_os_str().as_bytes());
-        if let Some(opaque) = directory.opaque {
-            record(b'o', &[opaque]);
-        }
-        for whiteout in &directory.whiteouts {
-            record(b'w', whiteout.as_bytes());
-        }
-    }
-    text
+/// Writes the file.
+pub(super) struct Writer<W> {
+    out: W,
+    bytes: u64,
+    marks: usize,
 }
 
-/// The marks in a file with this content, in their order; `None` if anything in it is wrong.
-pub(super) fn read(text: &[u8]) -> Option<impl Iterator<Item = Mark<'_>>> {
-    let records = text
-        .strip_prefix(HEADER)?
-        .strip_prefix(b"\0")?
-        .split_inclusive(|byte| *byte == 0)
-        .map(mark);
-    let first = matches!(records.clone().next(), Some(Some(Mark::Directory(_))));
-    let valid =
-        text.len() as u64 <= MAX_BYTES && first && records.clone().all(|mark| mark.is_some());
-    (valid && records.clone().count() <= MAX_MARKS).then(|| records.flatten())
+impl<W: Write> Writer<W> {
+    /// Begins it.
+    pub(super) fn new(mut out: W) -> Result<Writer<W>> {
+        out.write_all(HEADER)?;
+        Ok(Writer {
+            out,
+            bytes: HEADER.len() as u64,
+            marks: 0,
+        })
+    }
+
+    /// Adds a mark.
+    ///
+    /// # Errors
+    /// `FileTooLarge` where [`is_valid`] would refuse the whole.
+    pub(super) fn write(&mut self, mark: Mark<'_>) -> Result<()> {
+        let opaque;
+        let (kind, value): (u8, &[u8]) = match mark {
+            Mark::Directory(path) => (b'd', path.as_os_str().as_bytes()),
+            Mark::Opaque(value) => {
+                opaque = [value];
+                (b'o', &opaque)
+            }
+            Mark::Whiteout(name) => (b'w', name.as_bytes()),
+        };
+        self.bytes += value.len() as u64 + 2;
+        self.marks += 1;
+        if self.bytes > MAX_BYTES || self.marks > MAX_MARKS {
+            return Err(ErrorKind::FileTooLarge.into());
+        }
+        self.out.write_all(&[kind])?;
+        self.out.write_all(value)?;
+        self.out.write_all(&[0])
+    }
+
+    /// What it was written to.
+    pub(super) fn into_inner(self) -> W {
+        self.out
+    }
+}
+
+/// Reads the file, mark by mark.
+pub(super) struct Reader<R> {
+    input: R,
+    record: Vec<u8>,
+    bytes: u64,
+    marks: usize,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads how it begins.
+    ///
+    /// # Errors
+    /// `InvalidData` where it is no such file, as [`Reader::next`].
+    pub(super) fn new(input: R) -> Result<Reader<R>> {
+        let mut reader = Reader {
+            input,
+            record: Vec::new(),
+            bytes: 0,
+            marks: 0,
+        };
+        reader.fill()?;
+        (reader.record == HEADER)
+            .then_some(reader)
+            .ok_or_else(invalid)
+    }
+
+    /// The next mark.
+    pub(super) fn next(&mut self) -> Result<Option<Mark<'_>>> {
+        self.fill()?;
+        if self.record.is_empty() {
+            return match self.marks {
+                0 => Err(invalid()),
+                _ => Ok(None),
+            };
+        }
+        self.marks += 1;
+        self.bytes += self.record.len() as u64;
+        let fits = self.bytes <= MAX_BYTES && self.marks <= MAX_MARKS;
+        match mark(&self.record) {
+            Some(Mark::Directory(path)) if fits => Ok(Some(Mark::Directory(path))),
+            Some(mark) if fits && self.marks > 1 => Ok(Some(mark)),
+            _ => Err(invalid()),
+        }
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        self.record.clear();
+        let mut input = (&mut self.input).take(MAX_RECORD);
+        input.read_until(0, &mut self.record).map(drop)
+    }
+}
+
+/// Whether all of it is right, as written.
+pub(super) fn is_valid(input: impl BufRead) -> Result<bool> {
+    let read = || {
+        let mut reader = Reader::new(input)?;
+        while reader.next()?.is_some() {}
+        Ok(())
+    };
+    match read() {
+        Ok(()) => Ok(true),
+        Err(error) if Error::kind(&error) == ErrorKind::InvalidData => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn invalid() -> Error {
+    ErrorKind::InvalidData.into()
 }
 
 fn mark(record: &[u8]) -> Option<Mark<'_>> {
@@ -95,37 +173,45 @@ mod tests {
 
     use super::*;
 
-    fn directory(path: &str, opaque: Option<u8>, whiteouts: &[&str]) -> Directory {
-        Directory {
-            path: path.into(),
-            opaque,
-            whiteouts: whiteouts.iter().map(OsString::from).collect(),
-        }
+    fn with(records: &str) -> Vec<u8> {
+        [HEADER, records.as_bytes()].concat()
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let text = written(&[
-            directory("overlay2/a/diff/etc", None, &["passwd", "new\nline"]),
-            directory(".", Some(b'y'), &[]),
-        ]);
-        let marks: Vec<_> = read(&text).unwrap().collect();
-        assert_eq!(
-            marks,
-            [
-                Mark::Directory(Path::new("overlay2/a/diff/etc")),
-                Mark::Whiteout(OsStr::new("passwd")),
-                Mark::Whiteout(OsStr::new("new\nline")),
-                Mark::Directory(Path::new(".")),
-                Mark::Opaque(b'y'),
-            ]
-        );
+        let marks = [
+            Mark::Directory(Path::new("overlay2/a/diff/etc")),
+            Mark::Whiteout(OsStr::new("passwd")),
+            Mark::Whiteout(OsStr::new("new\nline")),
+            Mark::Directory(Path::new(".")),
+            Mark::Opaque(b'y'),
+        ];
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        for mark in marks {
+            writer.write(mark).unwrap();
+        }
+        let text = writer.into_inner();
+        assert!(is_valid(&*text).unwrap());
+        let mut reader = Reader::new(&*text).unwrap();
+        for mark in marks {
+            assert_eq!(reader.next().unwrap(), Some(mark));
+        }
+        assert_eq!(reader.next().unwrap(), None);
+    }
+
+    #[test]
+    fn nothing_is_written_that_is_not_read() {
+        let mut writer = Writer::new(std::io::sink()).unwrap();
+        let deep = "n/".repeat(2000);
+        let mark = Mark::Directory(Path::new(&deep));
+        let written = (0..).find(|_| writer.write(mark).is_err());
+        assert!(written.is_some_and(|marks| marks < 17_000), "{written:?}");
     }
 
     #[test]
     fn a_wrong_record_spoils_the_file() {
-        let with = |records: &str| [HEADER, b"\0", records.as_bytes()].concat();
-        assert!(read(&with("da\0wb\0")).is_some());
+        let accepts = |text: &[u8]| is_valid(text).unwrap();
+        assert!(accepts(&with("da\0wb\0")));
         let long = format!("d{}\0", "a/".repeat(2048) + "a");
         let name = format!("da\0w{}\0", "n".repeat(256));
         let many = "da\0".repeat(MAX_MARKS + 1);
@@ -152,21 +238,17 @@ mod tests {
             &many,
         ] {
             let shown = &wrong[..wrong.len().min(20)];
-            assert!(read(&with(wrong)).is_none(), "{shown:?}");
+            assert!(!accepts(&with(wrong)), "{shown:?}");
         }
-        assert!(read(b"").is_none());
-        assert!(read(b"sysbox-overlay-marks 2\0da\0").is_none());
+        assert!(!accepts(b""));
+        assert!(!accepts(b"sysbox-overlay-marks 2\0da\0"));
     }
 
     /// What a reader of the marks relies on, for many files that are nearly right.
     #[test]
     fn what_is_accepted_leads_nowhere_else() {
-        let valid = written(&[
-            directory(".", None, &["a"]),
-            directory("a/b/c", Some(b'y'), &["..a", "b.", "..."]),
-            directory("...", Some(b'x'), &[]),
-        ]);
-        let records = HEADER.len() + 1;
+        let valid = with("d.\0wa\0da/b/c\0oy\0w..a\0wb.\0w...\0d...\0ox\0");
+        let records = HEADER.len();
         // xorshift64, always the same.
         let mut random = 88_172_645_463_325_252_u64;
         let mut below = |end: usize| {
@@ -187,13 +269,15 @@ mod tests {
                     _ => drop(text.remove(at)),
                 }
             }
-            let Some(marks) = read(&text) else {
+            if !is_valid(&*text).unwrap() {
                 continue;
-            };
+            }
             accepted += 1;
-            let marks: Vec<_> = marks.collect();
-            assert!(matches!(marks[0], Mark::Directory(_)));
-            for mark in marks {
+            let mut reader = Reader::new(&*text).unwrap();
+            let mut first = true;
+            while let Some(mark) = reader.next().unwrap() {
+                assert!(!first || matches!(mark, Mark::Directory(_)));
+                first = false;
                 let safe = match mark {
                     Mark::Directory(path) => {
                         path == Path::new(".") || path.components().all(is_normal)

@@ -10,10 +10,12 @@
 
 pub(crate) mod copy;
 mod marks;
+mod walk;
 mod whiteouts;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, fsetxattr, mkdirat, openat,
@@ -107,8 +109,9 @@ pub(crate) fn is_filled(data: impl AsFd) -> Result<bool> {
 }
 
 /// Makes the data part of the layer: for a stopped or frozen container. Data roots without data
-/// leave no trace. Doing it twice is doing it once.
-pub(crate) fn capture(upper: &Path, roots: &[DataRoot]) -> Result<()> {
+/// leave no trace. Doing it twice is doing it once. Once `cancelled` is true marks of inner overlays are left as they are,
+/// for looking for them takes time.
+pub(crate) fn capture(upper: &Path, roots: &[DataRoot], cancelled: &AtomicBool) -> Result<()> {
     let Some((upper_dir, dir)) = open(upper)? else {
         return Ok(());
     };
@@ -137,7 +140,7 @@ pub(crate) fn capture(upper: &Path, roots: &[DataRoot]) -> Result<()> {
     for root in roots {
         if full.contains(root) {
             let data = open_dir(&dir, &root.name)?;
-            if let Err(error) = whiteouts::hide(&dir, &root.name, &data) {
+            if let Err(error) = whiteouts::hide(&dir, &root.name, &data, cancelled) {
                 tracing::warn!(
                     path = root.inside,
                     error = error.chain(),

@@ -71,7 +71,8 @@ impl Snapshot {
         for root in &self.roots {
             let data = || open_dir(&self.open().1, &root.name).unwrap();
             acts.push(Box::new(move || {
-                whiteouts::hide(&self.open().1, &root.name, &data()).unwrap();
+                whiteouts::hide(&self.open().1, &root.name, &data(), &AtomicBool::new(false))
+                    .unwrap();
             }));
             for mark in [OPAQUE, CAPTURED] {
                 acts.push(Box::new(move || {
@@ -146,7 +147,7 @@ fn a_capture_that_was_killed_is_completed_or_undone() {
         snapshot.assert_restored(killed);
         kill();
         for _ in 0..2 {
-            capture(&upper, roots).unwrap();
+            capture(&upper, roots, &AtomicBool::new(false)).unwrap();
             snapshot.assert_captured(killed);
         }
         for _ in 0..2 {
@@ -163,7 +164,7 @@ fn a_restore_that_was_killed_goes_on() {
     };
     let (upper, roots) = (snapshot.upper(), &snapshot.roots);
     for killed in 0..=2 {
-        capture(&upper, roots).unwrap();
+        capture(&upper, roots, &AtomicBool::new(false)).unwrap();
         for root in &roots[..killed] {
             let (upper, dir) = snapshot.open();
             exchange(&upper, &dir, root).unwrap();

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::path::PathBuf;
 
 use rustix::fs::{CWD, getxattr, setxattr};
 
@@ -69,7 +70,7 @@ impl Bed {
     }
 
     fn hide(&self) {
-        hide(&self.beside, NAME, &self.data).unwrap();
+        hide(&self.beside, NAME, &self.data, &AtomicBool::new(false)).unwrap();
     }
 
     fn show(&self) {
@@ -86,18 +87,16 @@ impl Bed {
             .map(|path| self.is_whiteout(&format!("data/overlay2/{path}")))
     }
 
-    /// The file of an image with these directories in it.
-    fn image(&self, directories: &[Directory]) {
+    /// The file of an image with these directories in it, which are opaque, and a whiteout in each.
+    fn image(&self, directories: &[(&str, &str)]) {
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        for (path, whiteout) in directories {
+            writer.write(Mark::Directory(Path::new(path))).unwrap();
+            writer.write(Mark::Opaque(b'y')).unwrap();
+            writer.write(Mark::Whiteout(OsStr::new(whiteout))).unwrap();
+        }
         let file = self.path("data").join(marks::FILE);
-        std::fs::write(file, marks::written(directories)).unwrap();
-    }
-}
-
-fn directory(path: &str, whiteout: &str) -> Directory {
-    Directory {
-        path: path.into(),
-        opaque: Some(b'y'),
-        whiteouts: vec![whiteout.into()],
+        std::fs::write(file, writer.into_inner()).unwrap();
     }
 }
 
@@ -147,9 +146,10 @@ fn whatever_a_crash_leaves_is_put_right() {
         bed.hide();
         let kept = bed.path("beside").join(Beside::of(NAME).whiteouts);
         let text = std::fs::read(&marks).unwrap();
+        let mut reader = Reader::new(&*text).unwrap();
         let mut at = PathBuf::new();
         let mut number = 0;
-        for mark in marks::read(&text).unwrap() {
+        while let Some(mark) = reader.next().unwrap() {
             match mark {
                 Mark::Directory(path) => at = bed.path("data").join(path),
                 Mark::Whiteout(name) => {
@@ -196,12 +196,12 @@ fn an_images_marks_lead_nowhere() {
     symlink("../../outside/new", bed.path("data/there/new")).unwrap();
     std::fs::write(bed.path("data/file"), "").unwrap();
     bed.image(&[
-        directory("link", "a"),
-        directory("absolute", "b"),
-        directory("file", "c"),
-        directory("nowhere", "d"),
-        directory("there", "file"),
-        directory("there", "new"),
+        ("link", "a"),
+        ("absolute", "b"),
+        ("file", "c"),
+        ("nowhere", "d"),
+        ("there", "file"),
+        ("there", "new"),
     ]);
     assert!(make(&bed.data).unwrap().is_some());
     assert_eq!(bed.left("outside"), 0);
@@ -232,14 +232,43 @@ fn a_container_that_takes_the_name_loses_nothing_else() {
     bed.layers();
     let file = bed.path("data").join(marks::FILE);
     // A file of its own is replaced, and never read.
-    std::fs::write(&file, marks::written(&[directory("overlay2", "forged")])).unwrap();
+    bed.image(&[("overlay2", "forged")]);
     bed.hide();
     bed.show();
     assert_eq!(bed.whiteouts(), [true; 3]);
     assert!(!bed.is_whiteout("data/overlay2/forged"));
     // With a directory there nothing is hidden, and nothing lost.
     std::fs::create_dir(&file).unwrap();
-    assert!(hide(&bed.beside, NAME, &bed.data).is_err());
+    assert!(hide(&bed.beside, NAME, &bed.data, &AtomicBool::new(false)).is_err());
     bed.show();
     assert_eq!((bed.whiteouts(), bed.left("beside")), ([true; 3], 0));
+}
+
+#[test]
+fn a_kill_ends_the_search_and_loses_nothing() {
+    let bed = bed();
+    bed.layers();
+    let hidden = hide(&bed.beside, NAME, &bed.data, &AtomicBool::new(true));
+    assert!(hidden.is_err());
+    bed.show();
+    assert_eq!((bed.whiteouts(), bed.left("beside")), ([true; 3], 0));
+}
+
+#[test]
+fn what_is_deeper_than_any_path_is_no_trouble() {
+    let bed = bed();
+    bed.layers();
+    let name = "n".repeat(250);
+    let mut at = openat(&bed.data, ".", DIRECTORY, Mode::empty()).unwrap();
+    for _ in 0..20 {
+        rustix::fs::mkdirat(&at, &*name, Mode::RWXU).unwrap();
+        mknodat(&at, "gone", FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        at = openat(&at, &*name, DIRECTORY, Mode::empty()).unwrap();
+    }
+    bed.hide();
+    assert_eq!(bed.whiteouts(), [false; 3]);
+    assert!(!bed.is_whiteout("data/gone"));
+    bed.show();
+    assert_eq!(bed.whiteouts(), [true; 3]);
+    assert!(bed.is_whiteout("data/gone"));
 }

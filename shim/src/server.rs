@@ -84,7 +84,7 @@ fn serve(flags: &Flags, bundle: &Path, listener: StdListener, socket: &Arc<Serve
         let ttrpc_address = std::env::var(TTRPC_ADDRESS).unwrap_or_default();
         let publisher = tokio::spawn(events::publish(events.clone(), ttrpc_address));
         let pod = Pod::new(
-            core,
+            core.clone(),
             &flags.namespace,
             config,
             bundle,
@@ -99,6 +99,8 @@ fn serve(flags: &Flags, bundle: &Path, listener: StdListener, socket: &Arc<Serve
             .start()
             .await
             .map_err(|e| Error::Internal(format!("ttrpc server: {e}")))?;
+        // While containerd connects.
+        tokio::task::spawn_blocking(move || core.prepare());
         let (mut term, mut int) = (
             exit_signal(SignalKind::terminate())?,
             exit_signal(SignalKind::interrupt())?,

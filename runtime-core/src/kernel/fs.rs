@@ -183,3 +183,14 @@ pub(crate) fn explain(
         source: errno.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_mount_2_would_cut_are_refused() {
+        let error = mount_overlay(&"x".repeat(MAX_OPTIONS), Path::new("/nonexistent")).unwrap_err();
+        assert!(error.to_string().contains("4096 bytes"), "{error}");
+    }
+}

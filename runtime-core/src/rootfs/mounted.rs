@@ -378,3 +378,37 @@ fn layers_of(mount: &Mount) -> Result<Overlay> {
         remapped: None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_back_by_mount_2_is_escaped_and_no_longer_than_a_page() {
+        let mut mounted = Mounted {
+            path: "/m".into(),
+            overlay: Overlay {
+                lower: vec!["/a:b".into(), "/c,d".into()],
+                upper: Some(("/u".into(), "/w\\x".into())),
+                options: vec![FsOption {
+                    key: "index".into(),
+                    value: Some("off".into()),
+                }],
+                remapped: None,
+            },
+        };
+        assert_eq!(
+            mounted.options(),
+            r"lowerdir=/a\:b:/c\,d,upperdir=/u,workdir=/w\\x,index=off"
+        );
+        let old = Features::probe(&[Feature::OverlayAppend]);
+        mounted.check(&old).unwrap();
+        mounted.overlay.lower = vec![format!("/{}", "l".repeat(99)).into(); 41];
+        let error = mounted.check(&old).unwrap_err().to_string();
+        assert!(
+            error.contains("/m") && error.contains("Linux 6.7"),
+            "{error}"
+        );
+        mounted.check(&Features::default()).unwrap();
+    }
+}

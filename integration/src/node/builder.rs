@@ -26,6 +26,7 @@ pub struct Builder {
     images: Vec<Image>,
     engines: Vec<Engine>,
     programs: Vec<PathBuf>,
+    launcher: Vec<String>,
 }
 
 impl Builder {
@@ -37,6 +38,7 @@ impl Builder {
             images: Vec::new(),
             engines: Vec::new(),
             programs: Vec::new(),
+            launcher: Vec::new(),
         }
     }
 
@@ -73,6 +75,13 @@ impl Builder {
     #[must_use]
     pub fn programs(mut self, files: &[PathBuf]) -> Self {
         self.programs = files.to_vec();
+        self
+    }
+
+    /// Has `words`, a command of this machine, start the node's containerd: its words follow.
+    #[must_use]
+    pub fn launcher(mut self, words: &[&str]) -> Self {
+        self.launcher = words.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -170,6 +179,7 @@ impl Builder {
             state,
             supervisor,
             containerd: Mutex::new(None),
+            launcher: self.launcher,
             namespace: if self.cri { "k8s.io" } else { "default" },
         };
         node.start_containerd()?;

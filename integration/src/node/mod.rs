@@ -51,6 +51,8 @@ pub struct Node {
     state: PathBuf,
     supervisor: Child,
     containerd: Mutex<Option<Child>>,
+    /// What starts containerd, if not the test itself.
+    launcher: Vec<String>,
     /// containerd's namespace that images go to: Kubernetes' where the CRI plugin is on.
     namespace: &'static str,
 }
@@ -261,6 +263,20 @@ impl Node {
             "-c",
             "echo $$ >/run/containerd.pid; exec containerd --log-level debug",
         ]);
+        if let Some((program, words)) = self.launcher.split_first() {
+            let mut launcher = Command::new(program);
+            launcher
+                .args(words)
+                .arg(command.get_program())
+                .args(command.get_args())
+                .env_clear()
+                .envs(
+                    command
+                        .get_envs()
+                        .filter_map(|(name, value)| Some((name, value?))),
+                );
+            command = launcher;
+        }
         command
             .process_group(0)
             .stdin(Stdio::null())

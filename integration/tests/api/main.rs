@@ -5,3 +5,4 @@ mod bed;
 mod devices;
 mod load;
 mod order;
+mod process;

@@ -117,7 +117,7 @@ fn chosen(bed: &Bed<'_>) -> Result<()> {
     // Room for one pod.
     bed.node
         .shell(&format!(
-            "mkdir -p $(dirname {CONFIG}); printf '[ids]\\nfirst = 1073741824\\ncount = 262144\\n' >{CONFIG}"
+            "mkdir -p $(dirname {CONFIG}); printf '[ids]\\nfirst = 1073741824\\ncount = 1048576\\n' >{CONFIG}"
         ))?
         .ok()?;
     let line = json!([{"host_id": 1_073_741_824 + 65536, "container_id": 0, "length": 65536}]);

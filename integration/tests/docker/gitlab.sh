@@ -36,7 +36,7 @@ export -f pipeline
 t "two pipelines at once" bash -ec 'pipeline a >a 2>&1 & pipeline b >b 2>&1 || { tail -30 b; exit 1; }; wait $! || { tail -30 a; exit 1; }'
 for which in a b; do
     export which
-    t "$which: ran, built, with ids of its own" bash -ec 'grep ran-$which $which; grep "built-$which" $which; grep -E "0 +[0-9]{7,} +262144" $which'
+    t "$which: ran, built, with ids of its own" bash -ec 'grep ran-$which $which; grep "built-$which" $which; grep -E "0 +[0-9]{7,} +1048576" $which'
 done
 t "they do not see each other's images" bash -ec 'no grep built-b a; no grep built-a b'
 t "nothing is left" bash -ec 'same "$(docker ps -aq; docker volume ls -q; docker network ls -q --filter type=custom)" ""'

@@ -6,10 +6,12 @@
 mod base_filter;
 mod case;
 mod cgroup;
+mod counts;
 mod devices;
 mod environment;
 mod growth;
 mod identity;
+mod inherited;
 mod working_directory;
 
 use std::process::ExitCode;
@@ -23,10 +25,12 @@ use case::Case;
 const KINDS: &[(&str, &[Case])] = &[
     ("base_filter", base_filter::CASES),
     ("cgroup", cgroup::CASES),
+    ("counts", counts::CASES),
     ("devices", devices::CASES),
     ("environment", environment::CASES),
     ("growth", growth::CASES),
     ("identity", identity::CASES),
+    ("inherited", inherited::CASES),
     ("working_directory", working_directory::CASES),
 ];
 

@@ -162,11 +162,11 @@ impl Default for Config {
 
 impl Default for Ids {
     fn default() -> Self {
-        // Above /etc/subuid's usual ranges and the kubelet's 65536×(maxPods+1); 2^30 ids are 4096 pods.
+        // Above /etc/subuid's usual ranges and the kubelet's 65536×(maxPods+1); 2^30 ids are 1024 pods.
         Ids {
             first: 1 << 30,
             count: 1 << 30,
-            per_pod: 262_144,
+            per_pod: 1 << 20,
         }
     }
 }

@@ -200,7 +200,7 @@ mod tests {
             ),
             (
                 |c| c.ids.count = 0,
-                "ids.count: 0: must hold one pod at least: ids.per-pod is 262144",
+                "ids.count: 0: must hold one pod at least: ids.per-pod is 1048576",
             ),
             (
                 |c| c.ids.count = 262_143,

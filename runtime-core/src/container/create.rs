@@ -102,7 +102,7 @@ impl Asked {
             .config()
             .with_annotations(annotations.map(|(name, value)| (&**name, &**value)))?;
         let filters = Path::new(&pod.config().state_dir).join("seccomp");
-        let plan = Plan::new(PlanInput {
+        let mut plan = Plan::new(PlanInput {
             spec: &request.spec,
             bundle: &request.bundle,
             id: &request.id,
@@ -112,6 +112,8 @@ impl Asked {
             last_cap: last_cap()?,
             seccomp_cache: Some(&filters),
         })?;
+        plan.warnings
+            .extend(limits::settle(&mut plan.process, true)?);
         let path = Path::new(&plan.rootfs.path);
         let mounted = if request.rootfs.is_empty() {
             Mounted::find(path)?
@@ -383,7 +385,7 @@ fn outside(
     steps: &Steps,
 ) -> Result<()> {
     let limits = steps.here(Step::Limits, || {
-        limits::apply(made.pid, &asked.plan.process)
+        Ok(limits::set_oom_score(made.pid, &asked.plan.process))
     })?;
     place.warnings.append(&mut made.warnings);
     place.warnings.extend(limits);

@@ -65,8 +65,9 @@ impl Container {
             unbarred: &self.process.unbarred,
             seccomp: self.process.seccomp.as_ref(),
         };
-        let (process, mut warnings) =
+        let (mut process, mut warnings) =
             steps.here(Step::Plan, || plan_process(&request.process, context))?;
+        warnings.extend(limits::settle(&mut process, false)?);
         let terminal = if process.terminal {
             Some(self.terminal(&process)?)
         } else {
@@ -83,6 +84,7 @@ impl Container {
             fds.add(FdKind::Stderr, stdio.stderr.as_ref());
             fds.add(FdKind::Console, terminal.as_ref().map(|(_, slave)| slave));
             let request = ExecStageRequest {
+                id: self.record.id.clone(),
                 process: process.clone(),
                 idmap: self.idmap.clone(),
                 fail_at: steps.fail_at(),
@@ -95,7 +97,7 @@ impl Container {
             (Message::Spawned { pid }, _) => pid,
             (other, _) => return Err(unexpected(&format!("{other:?} from the stage"))),
         };
-        warnings.extend(steps.here(Step::Limits, || limits::apply(pid, &process))?);
+        warnings.extend(steps.here(Step::Limits, || Ok(limits::set_oom_score(pid, &process)))?);
         channel.send(&Message::Start)?;
         parent::executed(&channel, &mut children)?;
         let pidfd = children.release(pid)?;

@@ -1,7 +1,7 @@
 //! Capability sets of a process (capabilities(7)).
 //!
-//! A system container's root has all capabilities, inside its user namespace; another user has none until it executes
-//! a set-user-id program. Of `process.capabilities` as much counts as [`CapabilityRule`] says.
+//! A system container's root has all capabilities, inside its user namespace; another user has the spec's ambient ones, and
+//! no other until it executes a set-user-id program. Of `process.capabilities` as much counts as [`CapabilityRule`] says.
 
 use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub(crate) enum CapabilityRule {
 /// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP.
 const ENGINES_DEFAULT: u64 = 0xa804_25fb;
 
-/// Capability sets as bit masks; the inheritable set is always empty unless the spec's are honoured.
+/// Capability sets as bit masks; the inheritable set is the ambient one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Capabilities {
     /// Bounding.
@@ -92,18 +92,25 @@ impl Capabilities {
         if 2 * dropped.count_ones() > ENGINES_DEFAULT.count_ones() {
             return Self::honoured(given, last);
         }
-        Ok(Self::system_container(uid, all(last) & !dropped))
+        let ambient = given.and_then(|given| given.ambient().as_ref());
+        let ambient = ambient.into_iter().flatten().fold(0, |mask, capability| {
+            mask | 1_u64.checked_shl(number(*capability).into()).unwrap_or(0)
+        });
+        Ok(Self::system_container(uid, all(last) & !dropped, ambient))
     }
 
-    /// Sets of a system container's process: `full` for root, only the bounding set for others.
-    fn system_container(uid: u32, full: u64) -> Capabilities {
-        let held = if uid == 0 { full } else { 0 };
+    /// Sets of a system container's process: `full` for root; for others only the bounding set, and of it what the spec has
+    /// a program keep that is executed (`ambient`). Those are inheritable, too, which the kernel demands; what root executes
+    /// inherits nothing (CVE-2022-29162).
+    fn system_container(uid: u32, full: u64, ambient: u64) -> Capabilities {
+        let kept = if uid == 0 { 0 } else { ambient & full };
+        let held = if uid == 0 { full } else { kept };
         Capabilities {
             bounding: full,
             permitted: held,
             effective: held,
-            inheritable: 0,
-            ambient: 0,
+            inheritable: kept,
+            ambient: kept,
         }
     }
 
@@ -247,6 +254,21 @@ mod tests {
         assert_eq!((user.permitted, user.effective), (0, 0));
         assert_eq!(user.bounding, 0x1ff_ffff_ffff);
         assert_eq!(all(63), u64::MAX);
+    }
+
+    #[test]
+    fn a_user_keeps_what_the_spec_makes_ambient() {
+        let spec =
+            given(r#"{"bounding":["CAP_KILL"],"ambient":["CAP_KILL","CAP_CHECKPOINT_RESTORE"]}"#);
+        let sets =
+            |uid, last| Capabilities::new(CapabilityRule::All, Some(&spec), uid, last).unwrap();
+        let user = sets(1000, 39);
+        assert_eq!((user.ambient, user.inheritable), (0x20, 0x20));
+        assert_eq!((user.permitted, user.effective), (0x20, 0x20));
+        assert_eq!(sets(1000, 40).ambient, 0x20 | 1 << 40);
+        let root = sets(0, 40);
+        assert_eq!((root.ambient, root.inheritable), (0, 0));
+        assert_eq!(root.effective, 0x1ff_ffff_ffff);
     }
 
     #[test]

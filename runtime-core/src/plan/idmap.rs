@@ -9,8 +9,8 @@ use crate::kernel::idmap::{IdMap, IdMapping};
 /// Lines that the kernel takes (UID_GID_MAP_MAX_EXTENTS, linux/user_namespace.h).
 const MAX_LINES: usize = 340;
 
-/// Fewest ids from 0 up that a system container needs: 65534 is nobody.
-const MIN_IDS: u64 = 65536;
+/// Fewest ids from 0 up that a system container needs: the last is 65534, nobody.
+const MIN_IDS: u64 = 65535;
 
 /// The mappings of the container's user namespace, `None` where the spec has none.
 pub(super) fn of_userns(linux: &oci::Linux) -> Result<Option<IdMap>> {

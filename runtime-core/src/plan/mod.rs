@@ -39,7 +39,7 @@ pub(crate) use hooks::{Hook, Hooks};
 pub(crate) use mounts::{Base, Mount, MountKind};
 pub(crate) use namespaces::{Namespaces, NsSource};
 pub(crate) use options::Propagation;
-pub(crate) use process::{Process, ProcessContext, plan_process};
+pub(crate) use process::{Process, ProcessContext, Rlimit, plan_process};
 pub(crate) use sysctl::sysctl_path;
 
 /// What one container is to be. Sent to the stage as JSON.

@@ -7,7 +7,7 @@ use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::thread::{
-    CapabilitiesSecureBits, Uid, set_capabilities_secure_bits, set_thread_res_uid,
+    CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits,
 };
 
 use super::init::Go;
@@ -15,7 +15,7 @@ use super::maker::{self, Joins, Maker, Talk, open_proc};
 use super::mounts::{self, Context};
 use super::pod_network::Mover;
 use super::userns_fs::Makers;
-use super::{Steps, data_roots, dev, kernfs, masks, root};
+use super::{Steps, data_roots, dev, effective, inherited, kernfs, limits, masks, root};
 use crate::error::{OsContext, Result, StageFailure, Warning};
 use crate::kernel::features::Features;
 use crate::kernel::idmap::{self, IdMap};
@@ -40,7 +40,11 @@ struct Made {
 }
 
 /// The pipeline, in the order of whole.md: namespaces, then what the container sees from outside in, then the pivot.
-pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageFailure> {
+pub(super) fn run(
+    channel: &Channel,
+    proof: SingleThreaded,
+    mut warnings: Vec<Warning>,
+) -> Result<(), StageFailure> {
     let none = Steps::new(None);
     let (request, fds) = none.run(Step::Spawn, || {
         rustix::thread::set_name(c"sysbox:[stage]").os("prctl", "name")?;
@@ -57,6 +61,10 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         plan: &request.plan,
         features: &request.features,
     };
+    build.steps.run(Step::Userns, || {
+        keep_capabilities()?;
+        limits::raise(&build.plan.process.rlimits)
+    })?;
     build.steps.run(Step::MountNs, private_mounts)?;
     let (made, go) = build.namespaces(fds)?;
     let mover = build.start_move(&made, host_network.as_ref())?;
@@ -68,7 +76,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
         .run(Step::NetworkMoved, || mover.map(Mover::finish).transpose())?;
     build.restrict(&made, &files.root.dir)?;
     build.steps.run(Step::Hooks, || {
-        let mut warnings = files.warnings;
+        warnings.extend(files.warnings);
         warnings.extend(inside.warnings);
         warnings.extend(not_moved.into_iter().flatten());
         let network = moved.then(|| made.net.as_fd());
@@ -275,7 +283,15 @@ impl<'a> Build<'a> {
                 request,
                 stdio: &stdio,
             };
-            let (pid, talk, go) = maker.spawn(cgroup.as_fd())?;
+            let (pid, talk, go) = match &request.idmap {
+                // Who makes the namespace is whom the kernel charges what is counted in it: were it the host's root, one
+                // pod could use up its inotify instances, and every other pod's.
+                Some(idmap) => {
+                    let (uid, gid) = dev::owner(idmap, 0, 0)?;
+                    effective::as_user(uid, gid, || maker.spawn(cgroup.as_fd()))??
+                }
+                None => maker.spawn(cgroup.as_fd())?,
+            };
             channel.send(&Message::Spawned { pid })?;
             let proc = open_proc(pid)?;
             if let Some(idmap) = &request.idmap {
@@ -449,9 +465,15 @@ pub(super) fn own_pipes(stdio: &[Option<OwnedFd>], process: &Process, idmap: &Id
 
 fn act_as_root_inside(idmap: &IdMap) -> Result<()> {
     let (uid, gid) = dev::owner(idmap, 0, 0)?;
-    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
-        .os("prctl", "securebits")?;
-    sys::process::set_fs_ids(uid, gid).os("setfsuid", uid)
+    sys::process::set_fs_ids(uid, gid).os("setfsuid", uid)?;
+    inherited::hide()
+}
+
+/// Keeps the capabilities through the changes of ids that follow (capabilities(7), "securebits").
+fn keep_capabilities() -> Result<()> {
+    let bits = capabilities_secure_bits().os("prctl", "securebits")?;
+    set_capabilities_secure_bits(bits | CapabilitiesSecureBits::NO_SETUID_FIXUP)
+        .os("prctl", "securebits")
 }
 
 /// Joins what file systems and sysctls are made from.
@@ -476,14 +498,8 @@ fn sysctls(plan: &Plan, (root, group): (u32, u32)) -> Result<()> {
     if plan.sysctl.is_empty() {
         return Ok(());
     }
-    let act_as = |user| {
-        let user = Uid::from_raw(user);
-        set_thread_res_uid(Uid::ROOT, user, Uid::ROOT).os("setresuid", user.as_raw())
-    };
-    act_as(root)?;
-    let written = write_sysctls(plan);
-    act_as(0)?;
-    // It follows the effective id.
+    let written = effective::as_user(root, 0, || write_sysctls(plan))?;
+    // They follow the effective ids.
     sys::process::set_fs_ids(root, group).os("setfsuid", root)?;
     written
 }

@@ -3,16 +3,19 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::CloneFlags;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use super::{Steps, builder, maker, security};
-use crate::error::{OsContext, Result, StageFailure};
+use super::{Steps, builder, inherited, limits, maker, security};
+use crate::error::{OsContext, Result, StageFailure, Warning};
 use crate::stage::Step;
 use crate::stage::proto::{Channel, ExecStageRequest, FdKind, Message, take_fd, unexpected};
 use crate::sys::clone::{Side, SingleThreaded, clone3};
 
 /// The pipeline.
-pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageFailure> {
+pub(super) fn run(
+    channel: &Channel,
+    proof: SingleThreaded,
+    _told_at_create: Vec<Warning>,
+) -> Result<(), StageFailure> {
     let none = Steps::new(None);
     let (request, fds) = none.run(Step::Spawn, || {
         rustix::thread::set_name(c"sysbox:[exec]").os("prctl", "name")?;
@@ -36,8 +39,7 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
             take(FdKind::Leaf).ok_or_else(missing)?,
         );
         builder::own_pipes(&stdio, process, &request.idmap)?;
-        // Nobody inside may look into this process while it holds host descriptors (CVE-2016-9962).
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).os("prctl", "not dumpable")?;
+        limits::raise(&process.rlimits)?;
         // The cgroup namespace comes after the clone: with nsdelegate the kernel forbids to place a
         // process from outside the caller's cgroup namespace. So do the ids: the common ancestor of
         // the two cgroups is the host root's.
@@ -64,7 +66,10 @@ pub(super) fn run(channel: &Channel, proof: SingleThreaded) -> Result<(), StageF
             if !steps.run(Step::Setup, || wait_for_start(channel))? {
                 crate::sys::clone::exit(1);
             }
-            steps.run(Step::Join, || become_root_inside(&init))?;
+            steps.run(Step::Join, || {
+                become_root_inside(&init)?;
+                inherited::reset_inside(&request.id)
+            })?;
             steps.run(Step::BaseFilter, || security::base_filter(process))?;
             steps.run(Step::Setup, || {
                 match &terminal {

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use serde::{Deserialize, Serialize};
 
-use super::{Steps, mounts, security};
+use super::{Steps, inherited, mounts, security};
 use crate::error::{OsContext, Result, StageFailure};
 use crate::plan::{Hook, NsSource};
 use crate::stage::Step;
@@ -59,6 +59,7 @@ impl Init<'_> {
     fn pipeline(&self) -> Result<Infallible, Option<StageFailure>> {
         let (steps, plan) = (self.steps, &self.request.plan);
         let _ = rustix::thread::set_name(c"sysbox:[init]");
+        steps.run(Step::Setup, || inherited::reset_inside(&self.request.id))?;
         steps.run(Step::BaseFilter, || security::base_filter(&plan.process))?;
         let unlocked = self.wait_for_root()?;
         steps.run(Step::Lock, || self.lock_mounts(unlocked))?;

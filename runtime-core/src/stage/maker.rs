@@ -9,8 +9,8 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 
-use super::Steps;
 use super::init::Init;
+use super::{Steps, inherited};
 use crate::error::{OsContext, Result, StageFailure};
 use crate::kernel::idmap::{self, IdMap};
 use crate::kernel::reap::reap_blocking;
@@ -188,7 +188,8 @@ impl Maker<'_> {
 pub(super) fn become_root() -> Result<()> {
     set_thread_groups(&[]).os("setgroups", "none")?;
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).os("setresgid", "0")?;
-    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).os("setresuid", "0")
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).os("setresuid", "0")?;
+    inherited::hide()
 }
 
 fn expect(talk: &Channel, wanted: impl Fn(&Talk) -> bool) -> Result<()> {

@@ -8,15 +8,18 @@
 mod builder;
 mod data_roots;
 pub(crate) mod dev;
+mod effective;
 mod exec;
 pub(crate) mod fault;
 pub(crate) mod hooks;
 #[cfg(test)]
 mod hooks_tests;
+mod inherited;
 mod init;
 mod inroot;
 mod kernfs;
 mod kmsg;
+mod limits;
 mod maker;
 mod masks;
 mod mounts;
@@ -30,7 +33,7 @@ mod steps;
 mod times;
 mod userns_fs;
 
-use crate::error::StageFailure;
+use crate::error::{StageFailure, Warning};
 use crate::stage::proto::{Channel, Message};
 use crate::sys;
 use crate::sys::clone::SingleThreaded;
@@ -44,11 +47,14 @@ pub(crate) const INIT: &str = "init";
 /// `argv[1]` of the stage that execs into one.
 pub(crate) const EXEC: &str = "exec";
 
+/// A stage: its socket, the proof that it has one thread, and the downgrades so far.
+type Stage = fn(&Channel, SingleThreaded, Vec<Warning>) -> Result<(), StageFailure>;
+
 /// Runs the stage and never returns, if this process was started as one. To be called first thing
 /// in `main`, before any thread exists.
 pub fn run_if_stage() {
     let mut args = std::env::args_os().skip(1);
-    let stage: fn(&Channel, SingleThreaded) -> Result<(), StageFailure> = match args.next() {
+    let stage: Stage = match args.next() {
         Some(arg) if arg == INIT => builder::run,
         Some(arg) if arg == EXEC => exec::run,
         _ => return,
@@ -56,7 +62,10 @@ pub fn run_if_stage() {
     let status = match (sys::fd::take_stdin(), SingleThreaded::check()) {
         (Ok(socket), Ok(proof)) => {
             let channel = Channel::from_fd(socket);
-            match stage(&channel, proof) {
+            let outcome = Steps::new(None)
+                .run(Step::Spawn, inherited::reset)
+                .and_then(|warnings| stage(&channel, proof, warnings));
+            match outcome {
                 Ok(()) => 0,
                 Err(failure) => {
                     // The shim may be gone; then nobody is there to be told.

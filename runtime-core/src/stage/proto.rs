@@ -139,6 +139,8 @@ pub(crate) struct InitRequest {
 /// What the exec stage needs.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExecStageRequest {
+    /// Container id.
+    pub(crate) id: String,
     /// The process.
     pub(crate) process: Process,
     /// Mappings of the container.

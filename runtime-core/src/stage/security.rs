@@ -15,7 +15,7 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
-use super::init;
+use super::{inherited, init, limits};
 use crate::error::{Error, OsContext, Result};
 use crate::plan::{Capabilities, Process};
 use crate::seccomp::base;
@@ -78,8 +78,9 @@ pub(super) fn base_filter(process: &Process) -> Result<()> {
     sys::seccomp::install(&program.filter, program.flags).os("seccomp", "base filter")
 }
 
-/// Becomes the user: ids, capabilities, seccomp.
+/// Becomes the user: limits, ids, capabilities, seccomp.
 pub(super) fn drop_privileges(process: &Process) -> Result<()> {
+    limits::apply(&process.rlimits)?;
     rustix::process::umask(Mode::from_raw_mode(process.umask));
     if let Some(value) = process.io_priority {
         sys::process::set_io_priority(value).os("ioprio_set", value)?;
@@ -103,6 +104,7 @@ pub(super) fn drop_privileges(process: &Process) -> Result<()> {
     set_thread_res_gid(gid, gid, gid).os("setresgid", process.gid)?;
     let uid = Uid::from_raw(process.uid);
     set_thread_res_uid(uid, uid, uid).os("setresuid", process.uid)?;
+    inherited::hide()?;
     set_keep_capabilities(false).os("prctl", "keepcaps")?;
     let set = CapabilitySet::from_bits_retain;
     let sets = CapabilitySets {

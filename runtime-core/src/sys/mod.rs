@@ -4,6 +4,7 @@
 pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod fd;
+pub(crate) mod keys;
 pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod ns;

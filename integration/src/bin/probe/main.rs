@@ -9,6 +9,9 @@
 //! | `cat` | copies standard input to standard output |
 //! | `spew BYTES` | writes that many bytes to standard output |
 //! | `facts` | prints what it sees of itself and around it, as JSON |
+//! | `inherited` | prints what it has taken over from whoever started it, as JSON |
+//! | `instances` | opens inotify instances until it may not, says how many, and keeps them as `sleep` does |
+//! | `keys` | revokes its session keyring, then the same with keys |
 //! | `kmsg` | uses /dev/kmsg and prints how that was, as JSON |
 //! | `locks` | tries to undo each mount, prints the outcomes as JSON |
 //! | `attack DISK` | tries what must be refused, DISK being the host's root device as MAJOR:MINOR; JSON |
@@ -18,7 +21,9 @@
 //! | `count` | prints how many bytes standard input had |
 
 mod attack;
+mod exhaust;
 mod facts;
+mod inherited;
 mod kmsg;
 mod locks;
 mod stream;
@@ -49,6 +54,9 @@ fn run(words: &[&str]) -> Result<u8> {
         ["spew", bytes] => stream::spew(bytes.parse().context("BYTES is a number")?)?,
         ["count"] => stream::count()?,
         ["facts"] => println!("{}", facts::all()?),
+        ["inherited"] => println!("{}", inherited::all()?),
+        ["instances"] => exhaust::instances()?,
+        ["keys"] => exhaust::keys()?,
         ["kmsg"] => println!("{}", kmsg::all()?),
         ["locks"] => println!("{}", locks::all()?),
         ["attack", disk] => println!("{}", attack::all(disk)?),

@@ -48,6 +48,8 @@ loginctl enable-linger u1
 i=0
 until [ -S /run/user/$(id -u u1)/bus ] || [ $i -ge 50 ]; do sleep 0.2; i=$((i + 1)); done
 t "rootless podman" su - u1 -c 'export XDG_RUNTIME_DIR=/run/user/$(id -u); podman load -qi busybox.tar; podman run --rm --pids-limit 0 --network none busybox echo ok'
+for u in u2 u3 u4 u5 u6 u7 u8 u9; do useradd -m $u; done
+t "subordinate ids of the ninth user" su - u9 -c 'podman unshare sh -c "touch f && chown 65535 f"'
 
 mkdir -p /var/lib/containers/b/rootfs && tar -C /var/lib/containers/b/rootfs -xf /root/bb.tar && cd /var/lib/containers/b && runc spec &&
     sed -i 's/"terminal": true/"terminal": false/; s/"sh"/"id"/' config.json

@@ -57,7 +57,7 @@ fn an_id_beyond_the_known_is_left_to_a_joined_namespace() {
     let plan = plan(&spec).unwrap();
     assert_eq!(plan.process.uid, 3_000_000);
     assert_eq!(plan.idmap, None);
-    assert_eq!(Config::default().ids.per_pod, 262_144);
+    assert_eq!(Config::default().ids.per_pod, 1 << 20);
 }
 
 #[test]

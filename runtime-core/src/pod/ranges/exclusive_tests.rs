@@ -160,14 +160,14 @@ fn a_range_whose_container_outlives_its_shim_is_not_handed_out() {
     drop(range);
     assert_eq!(files(dir.path()), 1);
     assert!(pool.allocate().is_err());
-    reclaim(dir.path(), first).unwrap();
+    reclaim(dir.path(), &[first]).unwrap();
     assert_eq!(files(dir.path()), 1);
 
     cgroup.kill().unwrap();
     eventually("it is dead", || process.has_exited());
     sandbox_cgroup.remove().unwrap();
     // One of its cgroups is gone, the other empty.
-    reclaim(dir.path(), first).unwrap();
+    reclaim(dir.path(), &[first]).unwrap();
     assert_eq!(files(dir.path()), 0);
     // Meanwhile a child that another test forks may hold the lock until it comes to exec.
     eventually("it is free", || pool.allocate().is_ok());

@@ -92,14 +92,10 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        for (unit, _) in &self.units {
-            if let Err(error) = leave(&self.state_dir, *unit, &self.cgroup) {
-                tracing::warn!(
-                    first = unit,
-                    error = error.chain(),
-                    "left a range's guest behind"
-                );
-            }
+        let units: Vec<_> = self.units.iter().map(|(unit, _)| *unit).collect();
+        if let Err(error) = leave(&self.state_dir, &units, &self.cgroup) {
+            let first = units.first();
+            tracing::warn!(first, error = error.chain(), "left a range's guest behind");
         }
     }
 }
@@ -141,34 +137,37 @@ fn units_of(idmap: &IdMap, pool: RangeInclusive<u32>) -> Vec<u32> {
 }
 
 /// Ends the stay, and the range if its owner has gone.
-fn leave(state_dir: &Path, first: u32, cgroup: &str) -> Result<()> {
+fn leave(state_dir: &Path, units: &[u32], cgroup: &str) -> Result<()> {
     let dir = Directory::make(state_dir)?;
-    let name = format!("{first}.{}", digest(cgroup));
-    match unlinkat(&dir.fd, &*name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno).os("unlink", &name),
+    for unit in units {
+        let name = format!("{unit}.{}", digest(cgroup));
+        match unlinkat(&dir.fd, &*name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).os("unlink", &name),
+        }
     }
-    reclaim(state_dir, first)
+    reclaim(state_dir, units)
 }
 
 /// The same for whatever range the container in `cgroup`, whose shim has died, was a guest in.
 pub(super) fn leave_any(state_dir: &Path, cgroup: &str) -> Result<()> {
     let digest = digest(cgroup);
-    for (first, guest, _) in all(&state_dir.join("ranges"))? {
-        if guest == digest {
-            leave(state_dir, first, cgroup)?;
-        }
+    let guests = all(&state_dir.join("ranges"))?;
+    let units: Vec<_> = guests
+        .iter()
+        .filter(|(_, guest, _)| *guest == digest)
+        .map(|(first, ..)| *first)
+        .collect();
+    if units.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    leave(state_dir, &units, cgroup)
 }
 
-/// Whether a guest is in the range from `first` on.
-pub(super) fn is_in(dir: &Path, first: &str) -> Result<bool> {
-    for (range, _, path) in all(dir)? {
-        if range.to_string() != first {
-            continue;
-        }
-        let Ok(file) = std::fs::File::open(&path) else {
+/// Whether one of `guests` is in the range from `first` on.
+pub(super) fn is_in(guests: &[(u32, String, PathBuf)], first: u32) -> Result<bool> {
+    for (_, _, path) in guests.iter().filter(|(range, ..)| *range == first) {
+        let Ok(file) = std::fs::File::open(path) else {
             // It has just left.
             continue;
         };
@@ -184,7 +183,7 @@ pub(super) fn is_in(dir: &Path, first: &str) -> Result<bool> {
 }
 
 /// First id, digest and file of every guest.
-fn all(dir: &Path) -> Result<Vec<(u32, String, PathBuf)>> {
+pub(super) fn all(dir: &Path) -> Result<Vec<(u32, String, PathBuf)>> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.os("list", dir.display())?,

@@ -1,4 +1,4 @@
-//! The lock file of a range, and the directory of them.
+//! The lock files of a range, and the directory of them.
 
 use std::fs::DirBuilder;
 use std::io::{Read, Seek, Write};
@@ -22,12 +22,18 @@ pub(super) struct Directory {
     pub(super) fd: OwnedFd,
 }
 
-/// A lock file that we hold.
+/// Lock files that we hold. Dropping them removes them.
 #[derive(Debug)]
-pub(super) struct LockFile {
+pub(super) struct Locks {
     dir: OwnedFd,
     path: PathBuf,
-    name: String,
+    pub(super) files: Vec<LockFile>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct LockFile {
+    first: u32,
     pub(super) file: std::fs::File,
 }
 
@@ -39,17 +45,25 @@ impl Directory {
         Ok(Directory { path, fd })
     }
 
-    /// All of these, or none.
-    pub(super) fn lock_all(
-        &self,
-        units: impl Iterator<Item = u32>,
-    ) -> Result<Option<Vec<LockFile>>> {
-        // The first that is missing ends it, and drops what was taken.
-        units.map(|first| self.lock(first)).collect()
+    /// Locks all of these, or none: `None` while somebody has one of them or a process of its last owner lives.
+    pub(super) fn lock(&self, units: impl IntoIterator<Item = u32>) -> Result<Option<Locks>> {
+        let mut locks = Locks {
+            dir: self.fd.try_clone().os("dup", self.path.display())?,
+            path: self.path.clone(),
+            files: Vec::new(),
+        };
+        for first in units {
+            match self.take(first)? {
+                Some(file) => locks.files.push(LockFile { first, file }),
+                None => return Ok(None),
+            }
+        }
+        let free = locks.abandoned().iter().all(|abandoned| *abandoned);
+        Ok(free.then_some(locks))
     }
 
-    /// Locks the file `first`; `None` while somebody has it or a process of its last owner lives.
-    pub(super) fn lock(&self, first: u32) -> Result<Option<LockFile>> {
+    /// Locks the file `first`; `None` while somebody has it.
+    fn take(&self, first: u32) -> Result<Option<std::fs::File>> {
         let name = first.to_string();
         let path = self.path.join(&name);
         loop {
@@ -62,65 +76,87 @@ impl Directory {
                 Err(error) => return Err(error).os("flock", path.display()),
             }
             // Its last owner may have removed it between our open and our lock.
-            if fstat(&file).os("fstat", path.display())?.st_nlink == 0 {
-                continue;
+            if fstat(&file).os("fstat", path.display())?.st_nlink > 0 {
+                return Ok(Some(file.into()));
             }
-            let file = LockFile {
-                dir: self.fd.try_clone().os("dup", self.path.display())?,
-                path,
-                name,
-                file: file.into(),
-            };
-            return Ok(file.is_abandoned().then_some(file));
         }
     }
 }
 
-impl LockFile {
-    /// Whether no process of the recorded owner or of a guest lives. What cannot be told counts as living.
-    fn is_abandoned(&self) -> bool {
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
-        guest::is_in(dir, &self.name).is_ok_and(|guest| !guest) && owner_is_gone(&self.file)
+impl Locks {
+    /// Of each file, whether no process of the recorded owner or of a guest lives. What cannot be told counts as living.
+    fn abandoned(&self) -> Vec<bool> {
+        // Looked for after the locks were taken, for a guest leaves its note before it looks at them.
+        let Ok(guests) = guest::all(&self.path) else {
+            return vec![false; self.files.len()];
+        };
+        // Mostly one owner has them all.
+        let mut known: Option<(Option<Owner>, bool)> = None;
+        let mut is_abandoned = |lock: &LockFile| {
+            if !guest::is_in(&guests, lock.first).is_ok_and(|guest| !guest) {
+                return false;
+            }
+            let Ok(owner) = read(&lock.file) else {
+                return false;
+            };
+            match &known {
+                Some((last, gone)) if *last == owner => *gone,
+                _ => {
+                    let gone = is_gone(owner.as_ref());
+                    known = Some((owner, gone));
+                    gone
+                }
+            }
+        };
+        self.files.iter().map(&mut is_abandoned).collect()
     }
+}
 
+impl LockFile {
     /// The record is the first line and written before the file is cut to its length, so that being killed at any moment
     /// leaves a whole one.
     pub(super) fn write(&self, owner: &Owner) -> Result<()> {
         let mut line = serde_json::to_vec(owner)
             .map_err(std::io::Error::from)
-            .os("encode", self.path.display())?;
+            .os("encode", self.first)?;
         line.push(b'\n');
         let mut file = &self.file;
         file.rewind()
             .and_then(|()| file.write_all(&line))
-            .os("write", self.path.display())?;
-        ftruncate(&self.file, line.len() as u64).os("truncate", self.path.display())
+            .os("write lock file", self.first)?;
+        ftruncate(&self.file, line.len() as u64).os("truncate lock file", self.first)
     }
 }
 
-impl Drop for LockFile {
-    /// Removes the file while it is still locked, unless a process of the recorded owner lives: then the record is what
+impl Drop for Locks {
+    /// Removes each file while it is still locked, unless a process of the recorded owner lives: then the record is what
     /// keeps others away.
     fn drop(&mut self) {
-        if !self.is_abandoned() {
-            return;
-        }
-        if let Err(error) = unlinkat(&self.dir, &*self.name, AtFlags::empty()) {
-            tracing::warn!(path = %self.path.display(), %error, "left a range's lock file behind");
+        for (lock, abandoned) in self.files.iter().zip(self.abandoned()) {
+            if !abandoned {
+                continue;
+            }
+            if let Err(error) = unlinkat(&self.dir, lock.first.to_string(), AtFlags::empty()) {
+                let path = self.path.join(lock.first.to_string());
+                tracing::warn!(path = %path.display(), %error, "left a range's lock file behind");
+            }
         }
     }
 }
 
 /// Whether no process of the owner that a lock file names lives. What cannot be told counts as living.
 pub(super) fn owner_is_gone(file: &std::fs::File) -> bool {
-    match read(file) {
-        Ok(None) => true,
-        Ok(Some(owner)) if owner.cgroups.is_empty() => true,
-        Ok(Some(owner)) => Hierarchy::find().is_ok_and(|hierarchy| {
+    read(file).is_ok_and(|owner| is_gone(owner.as_ref()))
+}
+
+fn is_gone(owner: Option<&Owner>) -> bool {
+    match owner {
+        None => true,
+        Some(owner) if owner.cgroups.is_empty() => true,
+        Some(owner) => Hierarchy::find().is_ok_and(|hierarchy| {
             let mut cgroups = owner.cgroups.iter();
             cgroups.all(|cgroup| is_empty(&hierarchy, cgroup))
         }),
-        Err(_) => false,
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::lock::{Directory, LockFile};
+use self::lock::{Directory, Locks};
 use crate::config::Ids;
 use crate::error::{Error, OsContext, Result};
 
@@ -49,7 +49,7 @@ pub(crate) struct Range {
     pub first: u32,
     /// Number of ids.
     pub count: u32,
-    files: Vec<LockFile>,
+    locks: Locks,
 }
 
 /// Who has a range.
@@ -127,12 +127,12 @@ impl Pool {
             let Some(first) = self.range_of(slot) else {
                 continue;
             };
-            if let Some(files) = self.dir.lock_all(units(first, self.ids.per_pod))? {
+            if let Some(locks) = self.dir.lock(units(first, self.ids.per_pod))? {
                 // Whatever it held is over: these locks are the proof.
                 return Ok(Range {
                     first,
                     count: self.ids.per_pod,
-                    files,
+                    locks,
                 });
             }
         }
@@ -163,7 +163,10 @@ impl Pool {
 impl Range {
     /// Records who has the range; again whenever a container joins or leaves the pod, before its first process runs.
     pub(crate) fn record(&self, owner: &Owner) -> Result<()> {
-        self.files.iter().try_for_each(|file| file.write(owner))
+        self.locks
+            .files
+            .iter()
+            .try_for_each(|file| file.write(owner))
     }
 }
 
@@ -173,18 +176,25 @@ fn units(first: u32, count: u32) -> impl Iterator<Item = u32> {
     (first / UNIT..=last / UNIT).map(|unit| unit * UNIT)
 }
 
-/// Frees the ids of the lock file `first` that a dead shim has left, unless a process of its containers still lives. Free or
+/// Frees the ids of the lock files `units` that a dead shim has left, unless a process of its containers still lives. Free or
 /// somebody else's by now: nothing to do.
-pub(crate) fn reclaim(state_dir: &Path, first: u32) -> Result<()> {
+pub(crate) fn reclaim(state_dir: &Path, units: &[u32]) -> Result<()> {
     let dir = Directory::make(state_dir)?;
+    let mut left = units.to_vec();
     // An allocator that looks at the range holds its lock for a moment, and so does a child that the allocator's process
     // has forked and that has not come to exec. Only a new owner holds it for longer.
     for _ in 0..RECLAIM_TRIES {
-        if let Some(file) = dir.lock(first)? {
+        let mut held = Vec::new();
+        for first in left {
             // Dropping the lock removes the file.
-            drop(file);
+            if dir.lock([first])?.is_none() {
+                held.push(first);
+            }
+        }
+        if held.is_empty() {
             break;
         }
+        left = held;
         std::thread::sleep(RECLAIM_PAUSE);
     }
     Ok(())
@@ -199,6 +209,7 @@ pub(crate) fn reclaim_of(state_dir: &Path, cgroup: &str) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.os("list", dir.display())?,
     };
+    let mut units = Vec::new();
     for entry in entries.flatten() {
         let Some(first) = entry
             .file_name()
@@ -210,12 +221,12 @@ pub(crate) fn reclaim_of(state_dir: &Path, cgroup: &str) -> Result<()> {
         let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
         let owner = text.lines().next().map(serde_json::from_str::<Owner>);
         match owner {
-            Some(Ok(owner)) if owner.cgroups.contains(cgroup) => reclaim(state_dir, first)?,
-            None => drop(Directory::make(state_dir)?.lock(first)?),
+            Some(Ok(owner)) if owner.cgroups.contains(cgroup) => units.push(first),
+            None => drop(Directory::make(state_dir)?.lock([first])?),
             _ => {}
         }
     }
-    Ok(())
+    reclaim(state_dir, &units)
 }
 
 /// The ranges of a subuid(5) text; lines that are none (comments, blanks) are ignored as shadow does.

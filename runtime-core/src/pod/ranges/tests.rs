@@ -132,19 +132,25 @@ fn a_record_is_whole_at_any_moment() {
         pod: "p".into(),
         cgroups: cgroups.iter().map(ToString::to_string).collect(),
     };
-    assert_eq!(read(&range.files[0].file).unwrap(), None);
+    assert_eq!(read(&range.locks.files[0].file).unwrap(), None);
     range.record(&owner(&["a/long/cgroup", "b"])).unwrap();
     assert_eq!(
-        read(&range.files[0].file).unwrap(),
+        read(&range.locks.files[0].file).unwrap(),
         Some(owner(&["a/long/cgroup", "b"]))
     );
     range.record(&owner(&["b"])).unwrap();
-    assert_eq!(read(&range.files[0].file).unwrap(), Some(owner(&["b"])));
+    assert_eq!(
+        read(&range.locks.files[0].file).unwrap(),
+        Some(owner(&["b"]))
+    );
     // Killed between writing and cutting: the rest of the longer record follows.
-    let mut file = &range.files[0].file;
+    let mut file = &range.locks.files[0].file;
     file.seek(std::io::SeekFrom::End(0)).unwrap();
     file.write_all(b"rest of a longer record\n").unwrap();
-    assert_eq!(read(&range.files[0].file).unwrap(), Some(owner(&["b"])));
+    assert_eq!(
+        read(&range.locks.files[0].file).unwrap(),
+        Some(owner(&["b"]))
+    );
 }
 
 #[test]
@@ -187,7 +193,7 @@ fn reclaim_frees_what_the_dead_left_and_nothing_else() {
     let range = pool.allocate().unwrap();
     let held = files(dir.path());
     assert_eq!(held.len(), 4, "one for each 65536 ids: {held:?}");
-    reclaim(dir.path(), range.first).unwrap();
+    reclaim(dir.path(), &[range.first]).unwrap();
     assert_eq!(files(dir.path()), held);
     drop(range);
     std::fs::write(
@@ -195,9 +201,9 @@ fn reclaim_frees_what_the_dead_left_and_nothing_else() {
         "{\"pod\":\"p\",\"cgroups\":[]}\n",
     )
     .unwrap();
-    reclaim(dir.path(), 1 << 30).unwrap();
+    reclaim(dir.path(), &[1 << 30]).unwrap();
     assert_eq!(files(dir.path()), [""; 0]);
-    reclaim(dir.path(), 1 << 30).unwrap();
+    reclaim(dir.path(), &[1 << 30]).unwrap();
     assert_eq!(files(dir.path()), [""; 0]);
 }
 
@@ -213,7 +219,7 @@ fn reclaim_waits_for_one_who_only_looks() {
             std::thread::sleep(2 * RECLAIM_PAUSE);
             flock(&file, FlockOperation::Unlock).unwrap();
         });
-        reclaim(dir.path(), 1 << 30).unwrap();
+        reclaim(dir.path(), &[1 << 30]).unwrap();
     });
     assert_eq!(files(dir.path()), [""; 0]);
 }

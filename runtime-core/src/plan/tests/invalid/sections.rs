@@ -168,7 +168,7 @@ fn id_mappings() {
         case(
             "/linux",
             linux_mapped(&[[0, 100_000, 1000]]),
-            ["linux.uidMappings", "1000 ids", "65536"],
+            ["linux.uidMappings", "1000 ids", "65535"],
         ),
         case(
             "/linux",
@@ -215,12 +215,12 @@ fn id_mappings() {
         case(
             "/linux",
             linux_mapped(&[[0, 100_000, 60000], [60001, 200_000, 65536]]),
-            ["linux.uidMappings", "60000 ids", "65536"],
+            ["linux.uidMappings", "60000 ids", "65535"],
         ),
         case(
             "/process/user/uid",
-            json!(262_144),
-            ["process.user.uid", "262144", "ids.per-pod"],
+            json!(1_048_576),
+            ["process.user.uid", "1048576", "ids.per-pod"],
         ),
         case(
             "/process/user/gid",
@@ -229,8 +229,8 @@ fn id_mappings() {
         ),
         case(
             "/process/user/additionalGids",
-            json!([0, 300_000]),
-            ["process.user.additionalGids[1]", "300000", "mapped"],
+            json!([0, 2_000_000]),
+            ["process.user.additionalGids[1]", "2000000", "mapped"],
         ),
     ]);
 }

@@ -31,6 +31,7 @@ const CASES: &[(&str, &[Image], Body)] = &[
         bed.script(&format!("{SERVE}\n{}", include_str!("job.sh")))
     }),
     ("gitlab", &[Image::Dind], gitlab),
+    ("outer", &[], |bed| bed.script(include_str!("outer.sh"))),
     ("restore", &[], restore::everything),
     ("namespaces", &[], namespaces::apart),
 ];

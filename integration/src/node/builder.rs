@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::{Launch, Node, cri, launch, template};
 use crate::debian::{self, Release};
@@ -90,10 +91,18 @@ impl Builder {
     /// # Errors
     /// If packages cannot be had or an image cannot be unpacked.
     pub fn prepare(&self) -> Result<()> {
-        debian::node_root(self.release)?;
-        for engine in &self.engines {
-            engine.programs()?;
-        }
+        // Each is a minute's work of one processor, the first time.
+        thread::scope(|scope| {
+            let root = scope.spawn(|| debian::node_root(self.release).map(drop));
+            for image in &self.images {
+                image.layout(self.release)?;
+            }
+            for engine in &self.engines {
+                engine.programs()?;
+            }
+            root.join()
+                .map_err(|_| anyhow!("building the node's root panicked"))?
+        })?;
         template::prepare(self.release, &self.images)
     }
 

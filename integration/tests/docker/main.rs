@@ -31,7 +31,9 @@ const CASES: &[(&str, &[Image], Body)] = &[
         bed.script(&format!("{SERVE}\n{}", include_str!("job.sh")))
     }),
     ("gitlab", &[Image::Dind], gitlab),
-    ("outer", &[], |bed| bed.script(include_str!("outer.sh"))),
+    ("outer", &[], |bed| {
+        by_default(bed, include_str!("outer.sh"))
+    }),
     ("restore", &[], restore::everything),
     ("namespaces", &[], namespaces::apart),
 ];
@@ -48,15 +50,21 @@ fn older_kernel(bed: &Bed) -> Result<()> {
 /// gitlab-ci-local with our runtime as dockerd's default.
 fn gitlab(bed: &Bed) -> Result<()> {
     integration::gitlab::install(&bed.node)?;
+    by_default(bed, &format!("{SERVE}\n{}", include_str!("gitlab.sh")))?;
+    integration::gitlab::remove(&bed.node)
+}
+
+/// A script in a node whose dockerd takes our runtime where none is named.
+fn by_default(bed: &Bed, script: &str) -> Result<()> {
     let runtime = |change: &str| {
         bed.node
             .shell(&format!("sed -i '{change}' /etc/docker/daemon.json; kill -HUP $(cat /run/docker.pid); sleep 0.5"))?
             .ok()
     };
     runtime(r#"1s/^{/{"default-runtime": "sysbox", /"#)?;
-    bed.script(&format!("{SERVE}\n{}", include_str!("gitlab.sh")))?;
+    bed.script(script)?;
     runtime(r#"1s/"default-runtime": "sysbox", //"#)?;
-    integration::gitlab::remove(&bed.node)
+    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -10,6 +10,8 @@ t "BuildKit runs RUN by runc whatever the default runtime is" bash -ec 'DOCKER_B
 t "the classic builder runs it by ours" bash -ec 'DOCKER_BUILDKIT=0 docker build -q -t classic . 2>/dev/null; map classic | grep -E "^0 [0-9]{7,} [0-9]+$"'
 docker rmi kit classic >/dev/null
 docker builder prune -af >/dev/null
+# What its runc keeps.
+rmdir /sys/fs/cgroup/docker/buildkit /run/runc
 
 ours -d --name s1 $B sleep 1000 >/dev/null
 t "what is in the layer counts" bash -ec 'docker exec s1 dd if=/dev/zero of=/root/f bs=1M count=8 2>/dev/null; more $(in_use s1) 8000000; docker exec s1 rm /root/f; more 1000000 $(in_use s1)'

@@ -23,7 +23,8 @@ const IMAGE: Image = Image::DindSystemd;
 const HEADLINE: &str = "\
 Docker and systemd in a container without --privileged: its root is nobody on this host.
 containerd and everything below it runs in namespaces of its own and is removed at the end. The first run builds an
-image from Debian packages, in $SYSBOX_CACHE or /var/cache/sysbox-v2-test.
+image from Debian packages, in $SYSBOX_CACHE or /var/cache/sysbox-v2-test. The shim is built quickly here, not to be
+quick: `make build` makes the one that is released, which the tests and the benchmark run.
 ";
 
 fn main() -> ExitCode {

@@ -32,7 +32,7 @@ mod sys;
 
 pub use cgroup::{Cgroup, DeviceRule, Hierarchy};
 pub use config::{CgroupConfig, Config, DEFAULT_PATH, Ids};
-pub use container::{Container, CreateRequest, Exec, ExecRequest, Stdio, cleanup};
+pub use container::{Container, CreateRequest, Exec, ExecRequest, Starting, Stdio, cleanup};
 pub use error::{Error, OsContext, Result, StageFailure, Warning};
 pub use kernel::features::{Facts, Feature, Found, look_for_features};
 pub use kernel::reap::{ExitStatus, reap, reap_blocking, send_signal};

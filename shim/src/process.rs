@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime as oci;
 use runtime_core::send_signal;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::error::{Error, Result};
 use crate::lifecycle::{State, Verb};
 use crate::reap::Exit;
 use crate::stdio::{Io, Streams};
+
+/// Signals that end a process on its way into the container, where no program of the user's handles them: SIGHUP, SIGINT,
+/// SIGQUIT, SIGKILL, SIGTERM.
+const ENDS: [i32; 5] = [1, 2, 3, 9, 15];
 
 /// A process.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(crate) struct Process {
     /// Held for a few instructions.
     inner: Mutex<Inner>,
     exit: watch::Sender<Option<Exit>>,
+    /// Told when it is killed on its way into the container.
+    start_killed: Notify,
 }
 
 #[derive(Debug)]
@@ -35,6 +41,8 @@ struct Inner {
     io: Option<Arc<Io>>,
     /// Whether the client has said that no more input comes: it may say so before a start is done.
     stdin_closed: bool,
+    /// Whether it is on its way into the container.
+    starting: bool,
     /// What to run, until it is run.
     spec: Option<oci::Process>,
 }
@@ -67,9 +75,11 @@ impl Process {
                 pidfd: None,
                 io: io.map(Arc::new),
                 stdin_closed: false,
+                starting: false,
                 spec,
             }),
             exit: watch::Sender::new(None),
+            start_killed: Notify::new(),
         }
     }
 
@@ -129,6 +139,16 @@ impl Process {
         }
     }
 
+    /// An exec'd process is on its way into the container, or not any more.
+    pub(crate) fn starting(&self, starting: bool) {
+        self.lock().starting = starting;
+    }
+
+    /// Waits until it is killed on that way.
+    pub(crate) async fn start_killed(&self) {
+        self.start_killed.notified().await;
+    }
+
     /// An exec'd process has been started.
     pub(crate) fn started(&self, pid: u32, pidfd: OwnedFd) {
         let mut inner = self.lock();
@@ -184,6 +204,10 @@ impl Process {
         let inner = self.lock();
         match (&inner.pidfd, inner.state) {
             (Some(pidfd), _) => Ok(send_signal(pidfd, signal)?),
+            (None, State::Created) if inner.starting && ENDS.contains(&signal) => {
+                self.start_killed.notify_one();
+                Ok(())
+            }
             (None, State::Created) => Err(Error::FailedPrecondition("process not created".into())),
             (None, _) => Err(Error::NotFound("process already finished".into())),
         }
@@ -230,6 +254,17 @@ mod tests {
         });
         process.change(State::Running, State::Paused);
         assert_eq!(process.state(), State::Stopped);
+    }
+
+    #[tokio::test]
+    async fn a_signal_ends_a_start() {
+        let process = exec();
+        process.starting(true);
+        assert!(process.kill(10).is_err(), "nobody is there to handle it");
+        process.kill(9).unwrap();
+        process.start_killed().await;
+        process.starting(false);
+        assert!(process.kill(9).is_err());
     }
 
     #[test]

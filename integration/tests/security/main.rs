@@ -12,6 +12,7 @@ mod environment;
 mod growth;
 mod identity;
 mod inherited;
+mod waits;
 mod working_directory;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ const KINDS: &[(&str, &[Case])] = &[
     ("growth", growth::CASES),
     ("identity", identity::CASES),
     ("inherited", inherited::CASES),
+    ("waits", waits::CASES),
     ("working_directory", working_directory::CASES),
 ];
 

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::poststop;
 use crate::cgroup::{Cgroup, Hierarchy};
+use crate::container::hung::{Victim, Watchdog};
 use crate::container::record::Record;
 use crate::error::{Error, Result, Warning};
 use crate::pod::ranges;
@@ -15,6 +16,12 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
     let Some(record) = Record::read(bundle)? else {
         return Ok(Vec::new());
     };
+    let watchdog = record.ids.clone().map(|ids| {
+        Watchdog::start(Victim {
+            cgroup: record.cgroup.clone(),
+            ids,
+        })
+    });
     match Cgroup::open(&Hierarchy::find()?, &record.cgroup) {
         Ok(cgroup) => {
             cgroup.kill()?;
@@ -23,6 +30,7 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         Err(Error::NotFound(_)) => {}
         Err(error) => return Err(error),
     }
+    drop(watchdog);
     if let Some(mounted) = &record.mounted {
         mounted::cleanup(mounted, &bundle.join("rootfs"), &record.features)?;
     }

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use oci_spec::runtime as oci;
 
@@ -61,6 +62,11 @@ pub struct CreateRequest {
     pub terminal: bool,
 }
 
+/// How long the stage may take to build the mounts: what an image ships in a data root is copied meanwhile.
+const BUILD_PATIENCE: Duration = Duration::from_secs(600);
+/// How long init may take from there until it waits for its start: it looks at volumes, which others may hold.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The pipeline: each phase hands the next what it made, and that undoes itself when dropped, the last first.
 pub(super) fn build(pod: &Arc<Pod>, request: CreateRequest, steps: &Steps) -> Result<Container> {
     let (asked, stdio) = steps.here(Step::Plan, || Asked::new(pod, request))?;
@@ -70,6 +76,7 @@ pub(super) fn build(pod: &Arc<Pod>, request: CreateRequest, steps: &Steps) -> Re
     let mut stage = Stage::start(&asked, &place, &layer, stdio, steps)?;
     let mut made = stage.made(&mut layer, steps)?;
     record.data_roots.clone_from(&layer.roots);
+    record.ids = Some(made.idmap.clone());
     steps.here(Step::Record, || record.write(&asked.bundle))?;
     outside(&asked, &mut place, &layer, &mut made, steps)?;
     steps.here(Step::Hooks, || {
@@ -78,7 +85,7 @@ pub(super) fn build(pod: &Arc<Pod>, request: CreateRequest, steps: &Steps) -> Re
             &state(&record, Status::Creating, Some(made.pid), &asked.bundle),
         )
     })?;
-    stage.ready(steps)?;
+    stage.ready(&asked, steps)?;
     finish(pod, (asked, record), place, layer, stage, made)
 }
 
@@ -154,6 +161,7 @@ impl Asked {
                 None => Vec::new(),
             },
             upper,
+            ids: None,
             mounted: self.mounted.clone(),
             features: self.features.clone(),
             poststop: self.plan.hooks.poststop.clone(),
@@ -299,14 +307,14 @@ impl Stage {
         })
     }
 
-    fn news(&mut self) -> Result<(Message, Vec<OwnedFd>)> {
-        parent::news(&self.channel, &mut self.children)
+    fn news(&mut self, patience: Duration) -> Result<(Message, Vec<OwnedFd>)> {
+        parent::news(&self.channel, &mut self.children, patience)
     }
 
     /// Waits for the namespaces, mounts and init. Data roots that are about to be made are noted in `layer`.
     fn made(&mut self, layer: &mut Layer, steps: &Steps) -> Result<Made> {
         loop {
-            match self.news()? {
+            match self.news(BUILD_PATIENCE)? {
                 (Message::DataRoots(roots), _) => layer.roots = roots,
                 (
                     Message::Created {
@@ -345,8 +353,12 @@ impl Stage {
     }
 
     /// Waits for init, which then waits for `start`.
-    fn ready(&mut self, steps: &Steps) -> Result<()> {
-        match self.news()? {
+    fn ready(&mut self, asked: &Asked, steps: &Steps) -> Result<()> {
+        let patience = match asked.plan.hooks.create_container.is_empty() {
+            true => READY_PATIENCE,
+            false => BUILD_PATIENCE,
+        };
+        match self.news(patience)? {
             (Message::Ready { times }, _) => {
                 steps.add("init", times);
                 Ok(())

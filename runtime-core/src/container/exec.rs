@@ -1,18 +1,18 @@
 //! `exec`: a further process in a container.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::Poll;
 
 use oci_spec::runtime as oci;
 
 use super::limits;
 use super::{Container, Stdio, last_cap};
-use crate::error::{Error, Result, Warning};
-use crate::kernel::reap::{reap_blocking, send_signal};
+use crate::error::{Result, Warning};
 use crate::plan::{Process, ProcessContext, plan_process};
 use crate::stage::Step;
 use crate::stage::fault;
-use crate::stage::parent::{self, Fds};
-use crate::stage::proto::{ExecStageRequest, FdKind, Message, unexpected};
+use crate::stage::parent::{self, Children, Fds};
+use crate::stage::proto::{Channel, ExecStageRequest, FdKind, Message, unexpected};
 use crate::stage::{self, Steps};
 
 /// What `exec` needs.
@@ -26,7 +26,7 @@ pub struct ExecRequest {
     pub terminal: bool,
 }
 
-/// A process that runs in a container: a child of ours, reaped through its pidfd (see [`crate::kernel::reap`]).
+/// A process that runs in a container: a child of ours, reaped through its pidfd (see [`crate::reap`]).
 #[derive(Debug)]
 pub struct Exec {
     /// Its pid in the host's pid namespace.
@@ -37,24 +37,97 @@ pub struct Exec {
     pub console: Option<OwnedFd>,
     /// Downgrades.
     pub warnings: Vec<Warning>,
+    /// Further children, which have nothing more to do, to be reaped as well.
+    pub stages: Vec<OwnedFd>,
 }
 
-impl Exec {
-    /// Kills and collects the process: for a caller that cannot keep it. One that nobody collects keeps the container's init
-    /// from ending (pid_namespaces(7)).
-    pub fn abandon(self) -> Result<()> {
-        match send_signal(&self.pidfd, libc::SIGKILL) {
-            Ok(()) | Err(Error::NotFound(_)) => {}
-            Err(error) => return Err(error),
+/// A process on its way into a container. It goes through what the container serves and may have stopped, so that it may
+/// never arrive: nothing here waits for it. Whoever drives it calls [`Starting::step`] whenever its descriptor is readable,
+/// until the end, or ends it by [`Starting::kill`].
+#[derive(Debug)]
+pub struct Starting {
+    channel: Channel,
+    children: Children,
+    process: Process,
+    /// Of the process, once the stage has made it.
+    pid: Option<i32>,
+    console: Option<OwnedFd>,
+    warnings: Vec<Warning>,
+    steps: Steps,
+}
+
+impl Starting {
+    /// Does what can be done without waiting. True: the program is executed, [`Starting::finish`] is next.
+    ///
+    /// # Errors
+    /// The program cannot be executed: [`Starting::kill`] is next.
+    pub fn step(&mut self) -> Result<bool> {
+        while let Poll::Ready(message) = parent::try_next(&self.channel, &mut self.children)? {
+            match (message, self.pid) {
+                (Some(Message::Spawned { pid }), None) => {
+                    let limited = self.steps.here(Step::Limits, || {
+                        Ok(limits::set_oom_score(pid, &self.process))
+                    })?;
+                    self.warnings.extend(limited);
+                    self.pid = Some(pid);
+                    self.channel.send(&Message::Start)?;
+                }
+                // The process and its stage both tell of it.
+                (Some(Message::Spawned { .. }), Some(_)) => {}
+                // The program's execution closes the other end.
+                (None, Some(_)) => return Ok(true),
+                (None, None) => return Err(unexpected("the stage died")),
+                (Some(other), _) => {
+                    return Err(unexpected(&format!("{other:?} from the stage")));
+                }
+            }
         }
-        reap_blocking(&self.pidfd).map(drop)
+        Ok(false)
+    }
+
+    /// The process, which runs.
+    ///
+    /// # Errors
+    /// It does not: [`Starting::step`] has not said so.
+    pub fn finish(mut self) -> Result<Exec> {
+        let pid = self.pid.ok_or_else(|| unexpected("no process yet"))?;
+        let pidfd = self.children.release(pid)?;
+        self.steps.log("exec");
+        Ok(Exec {
+            pid: pid.unsigned_abs(),
+            pidfd,
+            console: self.console,
+            warnings: self.warnings,
+            stages: self.children.into_pidfds(),
+        })
+    }
+
+    /// Kills all of it, as far as it is known by now. True: that is all, and [`Starting::into_children`] is next; else
+    /// again when the descriptor is readable.
+    ///
+    /// # Errors
+    /// What is left is unknown.
+    pub fn kill(&mut self) -> Result<bool> {
+        self.children.kill();
+        self.children.kill_unborn()
+    }
+
+    /// All children there are, killed, to be reaped: one that nobody collects keeps the container's init from ending
+    /// (pid_namespaces(7)).
+    pub fn into_children(self) -> Vec<OwnedFd> {
+        self.children.into_pidfds()
+    }
+}
+
+impl AsFd for Starting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 }
 
 impl Container {
-    /// Runs a process in the container (created or running). Returns when exec has succeeded or
-    /// failed.
-    pub fn exec(&self, request: ExecRequest) -> Result<Exec> {
+    /// Begins to run a process in the container (created or running).
+    pub fn exec(&self, request: ExecRequest) -> Result<Starting> {
         let steps = Steps::new(fault::step(self.membership.pod().config()));
         let context = ProcessContext {
             terminal: Some(request.terminal),
@@ -75,7 +148,7 @@ impl Container {
         };
         let leaf = self.cgroup.open_leaf()?;
         let stdio = request.stdio;
-        let (channel, mut children) = steps.here(Step::Spawn, || {
+        let (channel, children) = steps.here(Step::Spawn, || {
             let mut fds = Fds::default();
             fds.add(FdKind::Init, Some(&self.pidfd));
             fds.add(FdKind::Leaf, Some(&leaf));
@@ -93,22 +166,14 @@ impl Container {
             parent::spawn(stage::EXEC, &request, &fds.fds)
         })?;
         drop(stdio);
-        let pid = match parent::next(&channel, &mut children)? {
-            (Message::Spawned { pid }, _) => pid,
-            (other, _) => return Err(unexpected(&format!("{other:?} from the stage"))),
-        };
-        warnings.extend(steps.here(Step::Limits, || Ok(limits::set_oom_score(pid, &process)))?);
-        channel.send(&Message::Start)?;
-        parent::executed(&channel, &mut children)?;
-        let pidfd = children.release(pid)?;
-        children.finish()?;
-        steps.log("exec");
-        let console = terminal.map(|(master, _)| master);
-        Ok(Exec {
-            pid: pid.unsigned_abs(),
-            pidfd,
-            console,
+        Ok(Starting {
+            channel,
+            children,
+            process,
+            pid: None,
+            console: terminal.map(|(master, _)| master),
             warnings,
+            steps,
         })
     }
 

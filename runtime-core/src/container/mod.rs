@@ -6,6 +6,7 @@
 mod cleanup;
 mod create;
 mod exec;
+mod hung;
 mod kmsg;
 mod limits;
 mod record;
@@ -19,11 +20,12 @@ use oci_spec::runtime as oci;
 
 pub use self::cleanup::cleanup;
 pub use self::create::{CreateRequest, Stdio};
-pub use self::exec::{Exec, ExecRequest};
+pub use self::exec::{Exec, ExecRequest, Starting};
 use crate::cgroup::Cgroup;
 use crate::cgroup::limits::Limits;
 use crate::cgroup::stats::Stats;
 use crate::config::Barred;
+use crate::container::hung::{Victim, Watchdog};
 use crate::container::kmsg::Drain;
 use crate::container::record::Record;
 use crate::error::{Error, OsContext, Result, Warning};
@@ -114,7 +116,7 @@ impl Container {
     /// Undoes create: for a caller that cannot keep the container, and whose init has not been reaped.
     pub fn abandon(self) -> Result<()> {
         let gate = lock(&self.gate).take();
-        self.cgroup.kill()?;
+        self.kill_processes()?;
         drop(gate);
         reap_blocking(&self.pidfd)?;
         self.delete().map(drop)
@@ -171,11 +173,20 @@ impl Container {
         send_signal(&self.pidfd, signal)
     }
 
+    /// Kills every process of the container, also one that does not die by itself ([`hung`]).
+    fn kill_processes(&self) -> Result<()> {
+        let _watchdog = Watchdog::start(Victim {
+            cgroup: self.record.cgroup.clone(),
+            ids: self.idmap.clone(),
+        });
+        self.cgroup.kill()
+    }
+
     /// Sends a signal to every process of the container.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
         self.capture.hear(signal);
         if signal == libc::SIGKILL {
-            return self.cgroup.kill();
+            return self.kill_processes();
         }
         self.cgroup
             .signal(|pidfd| match send_signal(pidfd, signal) {
@@ -240,7 +251,7 @@ impl Container {
     /// To be called once init has been reaped, before its exit is published: kills what is left of
     /// the container and makes inner data part of the layer, so that commit and diff capture it.
     pub fn stopped(&self) -> Result<()> {
-        self.cgroup.kill()?;
+        self.kill_processes()?;
         let given_back = self.give_back();
         self.capture()?;
         given_back
@@ -256,7 +267,7 @@ impl Container {
     pub fn delete(&self) -> Result<Vec<Warning>> {
         let steps = Steps::new(fault::step(self.membership.pod().config()));
         let gate = lock(&self.gate).take();
-        let killed = steps.here(Step::Kill, || self.cgroup.kill());
+        let killed = steps.here(Step::Kill, || self.kill_processes());
         // Only now: it waits for init, which may be frozen.
         drop(gate);
         let results = [

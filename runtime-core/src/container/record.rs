@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{OsContext, Result};
 use crate::kernel::features::Features;
+use crate::kernel::idmap::IdMap;
 use crate::plan::Hook;
 use crate::rootfs::data_roots::DataRoot;
 use crate::rootfs::mounted::Mounted;
@@ -29,6 +30,9 @@ pub(crate) struct Record {
     pub(crate) upper: Option<PathBuf>,
     /// Data roots, once the stage has made them.
     pub(crate) data_roots: Vec<DataRoot>,
+    /// Its ids, once its init is there.
+    #[serde(default)]
+    pub(crate) ids: Option<IdMap>,
     /// The root file system as the engine had mounted it, if it had.
     #[serde(default)]
     pub(crate) mounted: Option<Mounted>,

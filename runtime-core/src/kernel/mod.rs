@@ -3,6 +3,7 @@
 pub(crate) mod features;
 pub(crate) mod fs;
 pub(crate) mod fuse;
+pub(crate) mod fuse_control;
 pub(crate) mod idmap;
 pub(crate) mod mountinfo;
 pub(crate) mod netlink;

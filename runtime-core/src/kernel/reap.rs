@@ -2,7 +2,10 @@
 //! no wait can steal another's status.
 
 use std::os::fd::AsFd;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::error::{Error, OsContext, Result};
@@ -37,6 +40,26 @@ pub fn reap_blocking(pidfd: impl AsFd) -> Result<ExitStatus> {
     loop {
         if let Some(status) = wait(pidfd.as_fd(), WaitIdOptions::EXITED)? {
             return Ok(status);
+        }
+    }
+}
+
+/// The same until `deadline` at most; `None` where the child has not exited then.
+pub(crate) fn reap_before(pidfd: impl AsFd, deadline: Instant) -> Result<Option<ExitStatus>> {
+    let pidfd = pidfd.as_fd();
+    readable_before(pidfd, deadline).os("poll", "pidfd")?;
+    reap(pidfd)
+}
+
+/// Waits until `fd` is readable, or at its end; false when `deadline` has passed.
+pub(crate) fn readable_before(fd: impl AsFd, deadline: Instant) -> rustix::io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A time that long has no end.
+        let timeout = Timespec::try_from(left).ok();
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], timeout.as_ref()) {
+            Err(Errno::INTR) => {}
+            polled => return polled.map(|ready| ready > 0),
         }
     }
 }

@@ -2,13 +2,19 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 
 use crate::error::{Error, OsContext, Result};
-use crate::kernel::reap::reap_blocking;
-use crate::stage::proto::{Channel, Message, unexpected};
+use crate::kernel::reap::{readable_before, reap_before};
+use crate::stage::proto::{Channel, Message, Received, unexpected};
+
+/// How long a stage may take to end once it has nothing more to do, or has been killed.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A stage and the processes it makes for us, all children of ours. Dropping it kills and reaps
 /// them, also those that nobody has announced yet; [`Children::release`] lets one live on.
@@ -56,19 +62,43 @@ impl Children {
 
     /// Waits for every child; they have nothing more to do.
     pub(crate) fn finish(mut self) -> Result<()> {
-        for (_, child) in std::mem::take(&mut self.pidfds) {
-            reap_blocking(child)?;
+        let deadline = Instant::now() + PATIENCE;
+        while let Some((pid, child)) = self.pidfds.pop() {
+            if reap_before(&child, deadline)?.is_none() {
+                self.pidfds.push((pid, child));
+                return Err(Errno::TIMEDOUT).os("wait for the end of", "a stage");
+            }
         }
         Ok(())
     }
-}
 
-impl Children {
-    fn kill(&self) {
+    /// Kills all, and has whoever is announced later know that nobody listens.
+    pub(crate) fn kill(&self) {
         for (_, pidfd) in &self.pidfds {
             // Exited already: nothing to kill.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
+        let _ = self.channel.close_sending();
+    }
+
+    /// Kills whom nobody has announced yet, without waiting: true once there are no more.
+    pub(crate) fn kill_unborn(&mut self) -> Result<bool> {
+        // Whoever is left holds the other end until it has died, and says first of all that it was born.
+        while let Poll::Ready(received) = self.channel.try_recv_from::<Message>()? {
+            let Some(received) = received else {
+                return Ok(true);
+            };
+            // One that was killed and has no pid any more needs no care.
+            let _ = self.hear(received.message, received.sender);
+            self.kill();
+        }
+        Ok(false)
+    }
+
+    /// Hands all over, to be reaped.
+    pub(crate) fn into_pidfds(mut self) -> Vec<OwnedFd> {
+        let all = std::mem::take(&mut self.pidfds).into_iter();
+        all.map(|(_, pidfd)| pidfd).collect()
     }
 }
 
@@ -77,16 +107,15 @@ impl Drop for Children {
         if self.pidfds.is_empty() {
             return;
         }
+        let deadline = Instant::now() + PATIENCE;
         self.kill();
-        // Whoever is left holds the other end until it has died, and says first of all that it was born.
-        let _ = self.channel.close_sending();
-        while let Ok(Some(received)) = self.channel.recv_from::<Message>() {
-            // One that was killed and has no pid any more needs no care.
-            let _ = self.hear(received.message, received.sender);
-            self.kill();
-        }
-        for (_, pidfd) in &self.pidfds {
-            let _ = reap_blocking(pidfd);
+        while let Ok(false) = self.kill_unborn()
+            && let Ok(true) = readable_before(&self.channel, deadline)
+        {}
+        for (pid, pidfd) in &self.pidfds {
+            if let Ok(None) = reap_before(pidfd, deadline) {
+                tracing::warn!(pid, "a stage does not die");
+            }
         }
     }
 }
@@ -121,40 +150,46 @@ pub(crate) fn spawn<T: Serialize>(
     Ok((ours, children))
 }
 
-/// The stage's next message; its failure is ours. Children it announces are adopted.
-pub(crate) fn next(channel: &Channel, children: &mut Children) -> Result<(Message, Vec<OwnedFd>)> {
-    receive(channel, children)?.ok_or_else(|| unexpected("the stage died"))
-}
-
-/// The next message that is no announcement of a child.
-pub(crate) fn news(channel: &Channel, children: &mut Children) -> Result<(Message, Vec<OwnedFd>)> {
+/// The stage's next message that is no announcement of a child, within `patience`; its failure is ours. Children it
+/// announces are adopted.
+pub(crate) fn news(
+    channel: &Channel,
+    children: &mut Children,
+    patience: Duration,
+) -> Result<(Message, Vec<OwnedFd>)> {
+    let deadline = Instant::now() + patience;
     loop {
-        match next(channel, children)? {
+        let received = channel.recv_before(deadline)?;
+        match heard(
+            received.ok_or_else(|| unexpected("the stage died"))?,
+            children,
+        )? {
             (Message::Spawned { .. }, _) => {}
             news => return Ok(news),
         }
     }
 }
 
-/// Waits until the user's program is executed, which closes the other end.
-pub(crate) fn executed(channel: &Channel, children: &mut Children) -> Result<()> {
-    loop {
-        match receive(channel, children)? {
-            None => return Ok(()),
-            Some((Message::Spawned { .. }, _)) => {}
-            Some((other, _)) => return Err(unexpected(&format!("{other:?} from the stage"))),
+/// The stage's next message if it is there; `Ready(None)` at the end of file.
+pub(crate) fn try_next(
+    channel: &Channel,
+    children: &mut Children,
+) -> Result<Poll<Option<Message>>> {
+    match channel.try_recv_from()? {
+        Poll::Pending => Ok(Poll::Pending),
+        Poll::Ready(None) => Ok(Poll::Ready(None)),
+        Poll::Ready(Some(received)) => {
+            let (message, _) = heard(received, children)?;
+            Ok(Poll::Ready(Some(message)))
         }
     }
 }
 
-/// One message; `None` at the end of file. What a child says of itself is like what the stage says of it.
-fn receive(channel: &Channel, children: &mut Children) -> Result<Option<(Message, Vec<OwnedFd>)>> {
-    let Some(received) = channel.recv_from::<Message>()? else {
-        return Ok(None);
-    };
+/// What a child says of itself is like what the stage says of it.
+fn heard(received: Received<Message>, children: &mut Children) -> Result<(Message, Vec<OwnedFd>)> {
     match children.hear(received.message, received.sender)? {
         Message::Failed(failure) => Err(Error::Stage(failure)),
-        message => Ok(Some((message, received.fds))),
+        message => Ok((message, received.fds)),
     }
 }
 

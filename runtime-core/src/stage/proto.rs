@@ -16,6 +16,8 @@
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::Poll;
+use std::time::Instant;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, OsContext, Result, StageFailure, Warning};
 use crate::kernel::features::Features;
 use crate::kernel::idmap::IdMap;
+use crate::kernel::reap::readable_before;
 use crate::plan::{Plan, Process};
 use crate::rootfs::RootfsSource;
 use crate::rootfs::data_roots::DataRoot;
@@ -282,16 +285,49 @@ impl Channel {
 
     /// The same with the sender's pid, on a channel [`Channel::with_senders`].
     pub(crate) fn recv_from<M: DeserializeOwned>(&self) -> Result<Option<Received<M>>> {
+        loop {
+            if let Poll::Ready(received) = self.receive(RecvFlags::empty())? {
+                return Ok(received);
+            }
+        }
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_recv_from<M: DeserializeOwned>(&self) -> Result<Poll<Option<Received<M>>>> {
+        self.receive(RecvFlags::DONTWAIT)
+    }
+
+    /// The same, waiting until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Error::Os`] with ETIMEDOUT.
+    pub(crate) fn recv_before<M: DeserializeOwned>(
+        &self,
+        deadline: Instant,
+    ) -> Result<Option<Received<M>>> {
+        loop {
+            if let Poll::Ready(received) = self.try_recv_from()? {
+                return Ok(received);
+            }
+            if !readable_before(&self.0, deadline).os("poll", "stage socket")? {
+                return Err(rustix::io::Errno::TIMEDOUT).os("wait for", "a stage");
+            }
+        }
+    }
+
+    fn receive<M: DeserializeOwned>(&self, flags: RecvFlags) -> Result<Poll<Option<Received<M>>>> {
         let mut buffer = vec![0; MAX_MESSAGE];
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             let mut slices = [IoSliceMut::new(&mut buffer)];
-            match recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            let flags = flags | RecvFlags::CMSG_CLOEXEC;
+            match recvmsg(&self.0, &mut slices, &mut control, flags) {
                 Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(Poll::Pending),
                 // The peer died with our message unread.
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                Err(rustix::io::Errno::CONNRESET) => return Ok(Poll::Ready(None)),
                 received => break received.os("recvmsg from", "stage socket")?,
             }
         };
@@ -306,16 +342,16 @@ impl Channel {
             }
         }
         if received.bytes == 0 {
-            return Ok(None);
+            return Ok(Poll::Ready(None));
         }
         let message = serde_json::from_slice(&buffer[..received.bytes])
             .map_err(std::io::Error::from)
             .os("decode", "message")?;
-        Ok(Some(Received {
+        Ok(Poll::Ready(Some(Received {
             message,
             fds,
             sender,
-        }))
+        })))
     }
 }
 

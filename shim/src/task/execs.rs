@@ -1,20 +1,33 @@
 //! Further processes of a task: registered, started, reaped, forgotten.
 
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::api::ExecProcessRequest;
 use containerd_shim_protos::events::task as event;
 use runtime_core::OsContext;
-use runtime_core::{Exec, ExecRequest};
+use runtime_core::{Exec, ExecRequest, Starting, send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
 
-use super::{Task, blocking, exit_or_unknown, warn};
+use super::{MOMENT, SIGKILL, Task, exit_or_unknown, warn};
 use crate::convert;
+use crate::epoll;
 use crate::error::{Error, Result};
 use crate::lifecycle::{State, Verb};
 use crate::process::Process;
 use crate::reap::{self, Exit, UNKNOWN};
 use crate::stdio::{Io, Owner, Streams};
+
+/// How many processes of a container may be on their way into it at a time.
+pub(super) const STARTING: usize = 64;
+
+/// How long one may take: on a busy machine it is a second at most.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Task {
     /// Registers a process to be started later.
@@ -100,15 +113,59 @@ impl Task {
             stdio,
             terminal: process.streams.terminal,
         };
-        let exec = self
+        let mut exec = self.run(process, request).await?;
+        warn(&self.id, &exec.warnings);
+        match keep(&mut exec, process, &io) {
+            Ok(pidfd) => Ok((exec.pid, pidfd)),
+            Err(error) => {
+                match send_signal(&exec.pidfd, SIGKILL) {
+                    Ok(()) | Err(runtime_core::Error::NotFound(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                collect(vec![exec.pidfd]).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs a process in the container; returns when it is executed. It passes through what the container serves and has
+    /// stopped: so it has a deadline, can be killed meanwhile, and takes no thread, but one of [`STARTING`] places.
+    async fn run(&self, process: &Process, request: ExecRequest) -> Result<Exec> {
+        let places = self.starting.clone().acquire_owned();
+        // It is never closed.
+        let Ok(Ok(place)) = timeout(START_TIMEOUT, places).await else {
+            return Err(Error::FailedPrecondition(format!(
+                "{STARTING} processes of container {} have been started and do not come to run: something in it hangs",
+                self.id
+            )));
+        };
+        let starting = self
             .on_container(|container| container.exec(request))
             .await?;
-        warn(&self.id, &exec.warnings);
-        let pid = exec.pid;
-        match keep(exec, process, &io) {
-            Ok(pidfd) => Ok((pid, pidfd)),
-            Err((exec, error)) => {
-                blocking(move || Ok(exec.abandon()?)).await?;
+        let ready = starting.as_fd().try_clone_to_owned().os("dup", "socket")?;
+        let mut attempt = Attempt {
+            starting,
+            ready: epoll::register(ready, Interest::READABLE).os("epoll on", "socket")?,
+            _place: place,
+        };
+        process.starting(true);
+        let outcome = tokio::select! {
+            outcome = attempt.through() => outcome,
+            () = process.start_killed() => Err(Error::Refused("killed before it ran".into())),
+            () = sleep(START_TIMEOUT) => Err(Error::Internal(format!(
+                "the process does not come to run within {} s: what it needs of the container hangs",
+                START_TIMEOUT.as_secs()
+            ))),
+        };
+        process.starting(false);
+        match outcome {
+            Ok(()) => {
+                let mut exec = attempt.starting.finish()?;
+                collect(std::mem::take(&mut exec.stages)).await;
+                Ok(exec)
+            }
+            Err(error) => {
+                attempt.end(&self.id).await;
                 Err(error)
             }
         }
@@ -136,22 +193,67 @@ impl Task {
     }
 }
 
-/// Takes charge of a process that has just been executed: its terminal, its input, its exit. Gives it back where that fails.
-fn keep(mut exec: Exec, process: &Process, io: &Io) -> Result<OwnedFd, (Exec, Error)> {
-    let console = exec.console.take();
-    let kept = || {
-        let pidfd = exec.pidfd.try_clone().os("dup", "pidfd")?;
-        if let Some(console) = console {
-            io.attach_console(console)?;
+/// A process on its way into the container, and its place among those.
+#[derive(Debug)]
+struct Attempt {
+    starting: Starting,
+    /// Its descriptor.
+    ready: AsyncFd<OwnedFd>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Attempt {
+    /// Waits until the program is executed.
+    async fn through(&mut self) -> Result<()> {
+        while !self.starting.step()? {
+            readable(&self.ready).await?;
         }
-        process.start_input()?;
-        Ok(pidfd)
-    };
-    match kept() {
-        Ok(pidfd) => {
-            process.started(exec.pid, exec.pidfd);
-            Ok(pidfd)
-        }
-        Err(error) => Err((exec, error)),
+        Ok(())
     }
+
+    /// Kills it, and waits a moment for its end. One that waits in the kernel for what the container serves ends when that
+    /// answers, or with the container; until then it has its place, and nobody else waits for it.
+    async fn end(mut self, container: &str) {
+        let ending = tokio::spawn(async move {
+            // Where that fails what is left is unknown.
+            while matches!(self.starting.kill(), Ok(false)) && readable(&self.ready).await.is_ok() {
+            }
+            for child in self.starting.into_children() {
+                reap::exit(child).await;
+            }
+        });
+        if timeout(MOMENT, ending).await.is_err() {
+            tracing::warn!(container, "a killed process does not end");
+        }
+    }
+}
+
+async fn readable(fd: &AsyncFd<OwnedFd>) -> Result<()> {
+    let mut ready = fd.readable().await.os("epoll on", "socket")?;
+    ready.clear_ready();
+    Ok(())
+}
+
+/// Collects children that have ended or are about to; whoever takes longer is waited for by nobody.
+async fn collect(children: Vec<OwnedFd>) {
+    let collecting = tokio::spawn(async {
+        for child in children {
+            reap::exit(child).await;
+        }
+    });
+    // Late is not lost: it goes on.
+    let _ = timeout(MOMENT, collecting).await;
+}
+
+/// Takes charge of a process that has just been executed: its terminal, its input, its exit. It stays the caller's where that
+/// fails.
+fn keep(exec: &mut Exec, process: &Process, io: &Io) -> Result<OwnedFd> {
+    let [ours, kept] = [exec.pidfd.try_clone(), exec.pidfd.try_clone()];
+    let (ours, kept) = (ours.os("dup", "pidfd")?, kept.os("dup", "pidfd")?);
+    if let Some(console) = exec.console.take() {
+        io.attach_console(console)?;
+    }
+    process.start_input()?;
+    process.started(exec.pid, kept);
+    Ok(ours)
 }

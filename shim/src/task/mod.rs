@@ -17,7 +17,7 @@ use containerd_shim_protos::events::task as event;
 use oci_spec::runtime as oci;
 use runtime_core::OsContext;
 use runtime_core::{Container, CreateRequest, Warning};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -30,8 +30,14 @@ use crate::process::Process;
 use crate::reap::Exit;
 use crate::stdio::{Io, Owner};
 
+/// signal(7).
+const SIGKILL: i32 = 9;
+
 /// How long a killed init may take before Delete gives up for now.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an init that got SIGKILL may take to end before whatever keeps it is ended, too.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// How long after Create, at the latest, its input is opened (see [`Io::start_input`]).
 const INPUT_GRACE: Duration = Duration::from_millis(50);
@@ -50,9 +56,13 @@ pub(crate) struct Task {
     execs: Mutex<Execs>,
     /// Exec'd processes whose start has begun and whose exit has not been published.
     running: watch::Sender<usize>,
+    /// Places of those on their way into the container.
+    starting: Arc<Semaphore>,
     /// Held by Start until its event is queued, and by the exit's publisher: so the exit comes second.
     start_gate: tokio::sync::Mutex<()>,
     exit_published: watch::Sender<bool>,
+    /// Held while every process is being killed: for whoever wants the same meanwhile it is done when that is.
+    killing: tokio::sync::Mutex<()>,
     events: Arc<Events>,
 }
 
@@ -122,8 +132,10 @@ impl Task {
             container: Arc::new(container),
             execs: Mutex::default(),
             running: watch::Sender::new(0),
+            starting: Arc::new(Semaphore::new(execs::STARTING)),
             start_gate: tokio::sync::Mutex::default(),
             exit_published: watch::Sender::new(false),
+            killing: tokio::sync::Mutex::default(),
             events,
         });
         task.events.send(&event::TaskCreate {
@@ -174,14 +186,15 @@ impl Task {
     }
 
     /// Removes the container. Can be tried again after an error.
-    pub(crate) async fn delete(&self) -> Result<(u32, Exit)> {
+    pub(crate) async fn delete(self: &Arc<Self>) -> Result<(u32, Exit)> {
         let _verbs = self.init.verbs.lock().await;
         self.init.check(Verb::Delete)?;
         if self.init.state() == State::Created {
-            match self.container.kill(9) {
+            match self.container.kill(SIGKILL) {
                 Ok(()) | Err(runtime_core::Error::NotFound(_)) => {}
                 Err(error) => return Err(error.into()),
             }
+            tokio::spawn(self.clone().insist());
         }
         let mut published = self.exit_published.subscribe();
         if timeout(KILL_TIMEOUT, published.wait_for(|done| *done))
@@ -245,18 +258,49 @@ impl Task {
     }
 
     /// Sends a signal to a process, or to all of the container's.
-    pub(crate) async fn kill(&self, exec_id: &str, signal: i32, all: bool) -> Result<()> {
+    pub(crate) async fn kill(
+        self: &Arc<Self>,
+        exec_id: &str,
+        signal: i32,
+        all: bool,
+    ) -> Result<()> {
         if !exec_id.is_empty() {
             return self.process(exec_id)?.kill(signal);
         }
         if matches!(self.init.state(), State::Stopped | State::Deleted) {
             return Err(Error::NotFound("process already finished".into()));
         }
-        if all {
-            self.on_container(move |container| container.kill_all(signal))
-                .await
-        } else {
-            Ok(self.container.kill(signal)?)
+        match (all, signal) {
+            (true, SIGKILL) => self.kill_processes().await,
+            (true, signal) => {
+                self.on_container(move |container| container.kill_all(signal))
+                    .await
+            }
+            (false, signal) => {
+                self.container.kill(signal)?;
+                if signal == SIGKILL {
+                    tokio::spawn(self.clone().insist());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn kill_processes(&self) -> Result<()> {
+        let _killing = self.killing.lock().await;
+        self.on_container(|container| container.kill_all(SIGKILL))
+            .await
+    }
+
+    /// Sees to it that an init that got SIGKILL ends. It does not before every process of its pid namespace has
+    /// (pid_namespaces(7)), and one of them may wait for what only the library ends.
+    async fn insist(self: Arc<Self>) {
+        let mut published = self.exit_published.subscribe();
+        let ended = published.wait_for(|done| *done);
+        if timeout(MOMENT, ended).await.is_err()
+            && let Err(error) = self.kill_processes().await
+        {
+            tracing::warn!(container = self.id, %error, "a killed container does not end");
         }
     }
 

@@ -18,11 +18,16 @@
 //! | `writable DIR [SKIP…]` | prints every file below DIR that opens for writing, as JSON |
 //! | `open PATH…` | prints a line for each: the outcomes of opening it for reading and for writing |
 //! | `write PATH VALUE` | prints `ok` or the error's name |
+//! | `fuse-silent DIR` | serves a FUSE on DIR that does not answer, until it is killed |
+//! | `fuse-locked DIR` | the same, its server and a client of it locked up with each other |
+//! | `fuse-hold DIR HELD` | the same, and holds the lock of directory HELD by it |
+//! | `fuse-read HELD` | its program |
 //! | `count` | prints how many bytes standard input had |
 
 mod attack;
 mod exhaust;
 mod facts;
+mod fuse;
 mod inherited;
 mod kmsg;
 mod locks;
@@ -52,6 +57,10 @@ fn run(words: &[&str]) -> Result<u8> {
         ["sig", names @ ..] => stream::signal(names)?,
         ["cat"] => stream::cat()?,
         ["spew", bytes] => stream::spew(bytes.parse().context("BYTES is a number")?)?,
+        ["fuse-silent", dir] => fuse::silent(dir)?,
+        ["fuse-locked", dir] => fuse::locked_up(dir)?,
+        ["fuse-hold", dir, held] => fuse::hold(dir, held)?,
+        ["fuse-read", held] => fuse::read_directory(held)?,
         ["count"] => stream::count()?,
         ["facts"] => println!("{}", facts::all()?),
         ["inherited"] => println!("{}", inherited::all()?),

@@ -1,0 +1,267 @@
+//! Who touches what a container serves, holds or has stopped, waits for it; nothing of ours does without a bound.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use integration::bed::{ctr, docker};
+use integration::image::Image;
+use integration::node::Node;
+use integration::process;
+
+use crate::case::Case;
+
+pub(crate) const CASES: &[Case] = &[
+    Case::ctr("kill_of_a_locked_up_process", killed).differs(NOTHING_ENDS_IT),
+    Case::ctr("kill_of_one_whose_file_system_is_unmounted", unmounted).ours(NOTHING_ENDS_IT),
+    Case::ctr("removal_by_force", removed).ours(NOTHING_ENDS_IT),
+    Case::ctr("clean_up_after_a_dead_shim", cleaned_up).ours(NOTHING_ENDS_IT),
+    Case::ctr("exec_in_a_directory_that_never_answers", working_directory).ours(NOTHING_ENDS_IT),
+    Case::ctr("exec_of_a_program_that_never_answers", program).ours(NOTHING_ENDS_IT),
+    Case::ctr("exec_into_a_frozen_leaf", frozen).ours("its containers have no cgroup of their own"),
+    Case::ctr("deadline_of_an_exec", deadline).ours(NOTHING_ENDS_IT),
+    Case::docker("docker_rm_of_a_locked_up_process", docker_removed).ours(NOTHING_ENDS_IT),
+];
+
+const NOTHING_ENDS_IT: &str = "nothing ends what waits for a FUSE";
+
+/// More than any bound of ours, and than a kill with all that it needs.
+const BOUND: Duration = Duration::from_secs(20);
+
+/// The hostile FUSE connections of a node. At a case's end they are aborted: nothing else would end what waits in them,
+/// nor the node.
+struct Rescue<'a> {
+    node: &'a Node,
+    devices: RefCell<BTreeSet<u32>>,
+}
+
+impl<'a> Rescue<'a> {
+    fn new(node: &'a Node) -> Self {
+        let devices = RefCell::default();
+        Self { node, devices }
+    }
+
+    /// Notes what threads of the node see mounted now.
+    fn note(&self) -> Result<()> {
+        // The first thread may have ended.
+        let script = format!(
+            "for procs in $(find /sys/fs/cgroup -path '*{}/*' -name cgroup.procs); do
+               for pid in $(cat $procs); do cat /proc/$pid/task/*/mountinfo; done
+             done 2>/dev/null; true",
+            self.node.name()
+        );
+        let mut command = Command::new("/bin/sh");
+        let mounts = process::run(command.args(["-c", &script]), b"", BOUND)?.ok()?;
+        self.devices
+            .borrow_mut()
+            .extend(mounts.stdout.lines().filter_map(hostile_device));
+        Ok(())
+    }
+}
+
+/// Minor number of the device in a line of mountinfo.
+fn hostile_device(line: &str) -> Option<u32> {
+    line.contains(" - fuse hostile ")
+        .then(|| line.split(' ').nth(2)?.strip_prefix("0:")?.parse().ok())?
+}
+
+impl Drop for Rescue<'_> {
+    fn drop(&mut self) {
+        let devices = self.devices.borrow();
+        let words: Vec<_> = devices.iter().map(u32::to_string).collect();
+        let script = format!(
+            "mount -t fusectl fusectl /sys/fs/fuse/connections
+             for n in {}; do echo 1 >/sys/fs/fuse/connections/$n/abort; done",
+            words.join(" ")
+        );
+        let mut command = Command::new("unshare");
+        // A case that failed says why itself.
+        let _ = process::run(
+            command.args(["--mount", "/bin/sh", "-c", &script]),
+            b"",
+            BOUND,
+        );
+    }
+}
+
+/// Starts `words` of the probe in the container and waits until it says by its name that all is as it should be.
+fn hostile<'a>(
+    bed: &ctr::Bed<'a>,
+    container: &ctr::Container<'_>,
+    words: &[&str],
+) -> Result<Rescue<'a>> {
+    container.shell(&in_background(words))?;
+    ready(bed.node, container.pid()?)
+}
+
+fn in_background(words: &[&str]) -> String {
+    format!("/probe {} </dev/null >/dev/null 2>&1 &", words.join(" "))
+}
+
+/// Waits for a process `ready` beside `init`, which is a process of the node.
+fn ready(node: &Node, init: i32) -> Result<Rescue<'_>> {
+    let script = format!(
+        "i=0; until grep -qx ready $(ls /proc/{init}/root/proc/[0-9]*/comm | grep -v /proc/1/comm); do
+           sleep 0.05; i=$((i + 1)); [ $i -lt 200 ]; done"
+    );
+    let rescue = Rescue::new(node);
+    let ready = node.shell(&script)?;
+    rescue.note()?;
+    ready.ok()?;
+    Ok(rescue)
+}
+
+/// Runs a command that must end in time, well or not.
+fn ends(mut command: Command) -> Result<process::Output> {
+    process::run(&mut command, b"", BOUND)
+}
+
+fn killed(bed: &ctr::Bed<'_>) -> Result<()> {
+    let options: &[&str] = match bed.runtime {
+        // Else it mounts nothing.
+        ctr::Runtime::Runc => &["--privileged"],
+        ctr::Runtime::Sysbox => &[],
+    };
+    let container = bed.detached(options, Image::Busybox, &["/probe", "sleep"])?;
+    let _rescue = hostile(bed, &container, &["fuse-locked", "/f"])?;
+    bed.ctr(&["task", "kill", "--signal", "SIGKILL", &container.id])?;
+    stops(&container)?;
+    container.delete_task()?;
+    container.delete_container()
+}
+
+fn stops(container: &ctr::Container<'_>) -> Result<()> {
+    let begin = Instant::now();
+    while container.status()?.as_deref() != Some("STOPPED") {
+        ensure!(begin.elapsed() < BOUND, "{} does not die", container.id);
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn unmounted(bed: &ctr::Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    let _rescue = hostile(bed, &container, &["fuse-locked", "/f"])?;
+    container.shell("umount -l /f")?;
+    bed.ctr(&["task", "kill", "--signal", "SIGKILL", &container.id])?;
+    stops(&container)?;
+    container.delete_task()?;
+    container.delete_container()
+}
+
+fn removed(bed: &ctr::Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    let _rescue = hostile(bed, &container, &["fuse-locked", "/f"])?;
+    let rm = ["ctr", "task", "rm", "--force", &container.id];
+    ends(bed.node.command(&rm))?.ok()?;
+    container.delete_container()
+}
+
+/// The shim is killed, and containerd has `delete` clean up.
+fn cleaned_up(bed: &ctr::Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    let _rescue = hostile(bed, &container, &["fuse-locked", "/f"])?;
+    let shim = format!(
+        "kill -9 $(sed -n 's/^PPid:\\t//p' /proc/{}/status)",
+        container.pid()?
+    );
+    bed.node.shell(&shim)?.ok()?;
+    // Nothing lives in its cgroup any more.
+    let gone = format!(
+        "i=0; while [ -e /sys/fs/cgroup/default/{} ]; do sleep 0.1; i=$((i + 1)); [ $i -lt 200 ]; done",
+        container.id
+    );
+    bed.node.shell(&gone)?.ok()?;
+    if container.status()?.is_some() {
+        container.delete_task()?;
+    }
+    // ctr's pipes: nobody deletes the task.
+    bed.node.shell("rm -rf /run/containerd/fifo/*")?.ok()?;
+    container.delete_container()
+}
+
+/// The leaf that processes are born in, made again by root inside, and frozen.
+const FROZEN_LEAF: &str = "cd /sys/fs/cgroup; mkdir aside; for p in $(cat init.scope/cgroup.procs); do echo $p >aside/cgroup.procs || true; done 2>/dev/null
+  rmdir init.scope; mkdir init.scope; echo 1 >init.scope/cgroup.freeze";
+
+/// An exec that cannot come to run ends with a kill of it, and hinders nobody else meanwhile.
+fn exec_killed(bed: &ctr::Bed<'_>, options: &[&str], words: &[&str], prepare: &str) -> Result<()> {
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    let _rescue = hostile(bed, &container, &["fuse-silent", "/f"])?;
+    container.shell(prepare)?;
+    let line = [
+        &["ctr", "task", "exec", "--exec-id", "hung"],
+        options,
+        &[&container.id],
+        words,
+    ];
+    let mut hung = bed.node.command(&line.concat());
+    let done = thread::Builder::new()
+        .name("hung".into())
+        .spawn(move || process::run(&mut hung, b"", BOUND))?;
+    let kill = [
+        "ctr",
+        "task",
+        "kill",
+        "--exec-id",
+        "hung",
+        "--signal",
+        "SIGKILL",
+        &container.id,
+    ];
+    // There is no word of a start that has begun.
+    thread::sleep(Duration::from_secs(1));
+    for verb in ["ps", "metrics"] {
+        ends(bed.node.command(&["ctr", "task", verb, &container.id]))?.ok()?;
+    }
+    ensure!(!done.is_finished(), "the exec does not hang");
+    ends(bed.node.command(&kill))?.ok()?;
+    let Ok(exec) = done.join() else {
+        bail!("a panic")
+    };
+    ensure!(exec?.code != 0, "the exec succeeded");
+    container.remove()
+}
+
+fn working_directory(bed: &ctr::Bed<'_>) -> Result<()> {
+    exec_killed(bed, &["--cwd", "/f/x"], &["/bin/true"], "true")
+}
+
+fn program(bed: &ctr::Bed<'_>) -> Result<()> {
+    exec_killed(bed, &[], &["/f/x"], "true")
+}
+
+fn frozen(bed: &ctr::Bed<'_>) -> Result<()> {
+    exec_killed(bed, &[], &["/bin/true"], FROZEN_LEAF)
+}
+
+/// One that nobody kills ends by itself.
+fn deadline(bed: &ctr::Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+    let _rescue = hostile(bed, &container, &["fuse-silent", "/f"])?;
+    let mut exec = container.exec_command(&["--cwd", "/f/x"], &["/bin/true"]);
+    let exec = process::run(&mut exec, b"", 2 * BOUND)?;
+    ensure!(exec.stderr.contains("does not come to run"), "{exec:?}");
+    container.remove()
+}
+
+fn docker_removed(bed: &docker::Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], &["/probe", "sleep"])?;
+    let _rescue = docker_hostile(bed, &container, &["fuse-locked", "/f"])?;
+    ends(bed.node.command(&["docker", "rm", "-f", &container.id]))?
+        .ok()
+        .map(drop)
+}
+
+fn docker_hostile<'a>(
+    bed: &docker::Bed<'a>,
+    container: &docker::Container<'_>,
+    words: &[&str],
+) -> Result<Rescue<'a>> {
+    container.shell(&in_background(words))?;
+    let init = bed.docker(&["inspect", "-f", "{{.State.Pid}}", &container.id])?;
+    ready(bed.node, init.text().parse()?)
+}

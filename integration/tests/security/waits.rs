@@ -24,6 +24,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::ctr("exec_into_a_frozen_leaf", frozen).ours("its containers have no cgroup of their own"),
     Case::ctr("deadline_of_an_exec", deadline).ours(NOTHING_ENDS_IT),
     Case::docker("docker_rm_of_a_locked_up_process", docker_removed).ours(NOTHING_ENDS_IT),
+    Case::docker("docker_while_the_root_is_held", root_held)
+        .ours("its engine touches the container's files itself, and hangs"),
 ];
 
 const NOTHING_ENDS_IT: &str = "nothing ends what waits for a FUSE";
@@ -252,6 +254,28 @@ fn docker_removed(bed: &docker::Bed<'_>) -> Result<()> {
     let container = bed.detached(&[], &["/probe", "sleep"])?;
     let _rescue = docker_hostile(bed, &container, &["fuse-locked", "/f"])?;
     ends(bed.node.command(&["docker", "rm", "-f", &container.id]))?
+        .ok()
+        .map(drop)
+}
+
+/// A process holds the lock of the root directory, and what comes later waits behind it: Docker's daemon, which holds the
+/// container's own lock meanwhile, gets an error in time, and goes on.
+fn root_held(bed: &docker::Bed<'_>) -> Result<()> {
+    let container = bed.detached(&[], &["/probe", "sleep"])?;
+    let _rescue = docker_hostile(bed, &container, &["fuse-hold", "/f", "/"])?;
+    let target = format!("{}:/copied", container.id);
+    let mut copy = bed
+        .node
+        .command(&["docker", "cp", "/etc/hostname", &target]);
+    let copied = process::run(&mut copy, b"", 2 * BOUND)?;
+    ensure!(copied.code != 0, "the lock is not held: {copied:?}");
+    let id = &container.id;
+    ends(bed.node.command(&["docker", "inspect", id]))?.ok()?;
+    // It may need what is held.
+    let mut exec = container.exec(&[], &["/bin/true"]);
+    process::run(&mut exec, b"", 2 * BOUND)?;
+    ends(bed.node.command(&["docker", "kill", id]))?.ok()?;
+    ends(bed.node.command(&["docker", "rm", "-f", id]))?
         .ok()
         .map(drop)
 }

@@ -11,6 +11,7 @@ mod nodes;
 mod place;
 mod server;
 mod tree;
+mod workers;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -28,8 +29,10 @@ use self::server::{Server, Shared};
 use self::tree::Tree;
 use crate::error::{Error, OsContext, Result};
 use crate::kernel::fuse;
+use crate::kernel::fuse_control::Control;
 use crate::kernel::idmap::IdMap;
 use crate::kernel::mountinfo::Mount;
+use crate::rootfs::mounted::stat;
 use crate::sys;
 
 /// What /proc/self/mountinfo shows behind `fuse.`.
@@ -41,6 +44,8 @@ pub(crate) struct View {
     place: Arc<Place>,
     tree: Shared,
     watch: Watch,
+    /// Its connection ([`Control::abort`]).
+    device: u32,
 }
 
 impl View {
@@ -57,15 +62,13 @@ impl View {
             .zip(idmap.host_gid(0))
             .ok_or_else(|| Error::invalid("linux.uidMappings", "no mapping of id 0", "map it"))?;
         let tree = Tree::new(root, Ids(idmap.clone())).os("stat", "root file system")?;
-        let tree: Shared = Arc::new(Mutex::new(Some(tree)));
+        let tree: Shared = Arc::new(Mutex::new(Some(Arc::new(tree))));
         let fuse::Mounted { device, mount } =
             fuse::mount(SUBTYPE, "40000", &["default_permissions"])?;
         let place = Arc::new(Place::take(path, upper, overlay, mount)?);
+        let number = stat(path)?.stx_dev_minor;
         let served = serve(
-            Server {
-                tree: Arc::clone(&tree),
-                place: Arc::clone(&place),
-            },
+            Server::new(Arc::clone(&tree), Arc::clone(&place)),
             device,
             (uid, gid),
         );
@@ -76,7 +79,12 @@ impl View {
                 return Err(error);
             }
         };
-        Ok(View { place, tree, watch })
+        Ok(View {
+            place,
+            tree,
+            watch,
+            device: number,
+        })
     }
 
     /// Mounts the overlay at `point`, too, for what [`Place::pose`] does.
@@ -89,8 +97,13 @@ impl View {
         mount.fs_type.strip_prefix("fuse.") == Some(SUBTYPE)
     }
 
-    /// Takes it away. Files that somebody has open in it are gone, and so is what it holds of the container.
+    /// Takes it away. Files that somebody has open in it are gone, and so is what it holds of the container. Waits for no
+    /// operation: whoever asked for one that has not ended is told so.
     pub(crate) fn close(self) -> Result<()> {
+        if let Err(error) = Control::open().and_then(|control| control.abort(self.device)) {
+            let error = error.chain();
+            tracing::warn!(error, "a view ends when its last operation does");
+        }
         self.watch.stop();
         let cleared = self.place.clear();
         let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags,
@@ -36,19 +37,24 @@ const OPEN_FLAGS: OFlags = OFlags::RDWR
 /// Result of an operation.
 pub(super) type Result<T> = std::result::Result<T, Errno>;
 
-/// The container's root file system.
+/// The container's root file system. What takes long is done without a lock: the container may hold whatever is touched.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: OwnedFd,
     ids: Ids,
-    nodes: Nodes,
-    handles: HashMap<u64, Handle>,
-    last_handle: u64,
+    nodes: Mutex<Nodes>,
+    handles: Mutex<Handles>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
+struct Handles {
+    open: HashMap<u64, Handle>,
+    last: u64,
+}
+
+#[derive(Debug, Clone)]
 struct Handle {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     node: u64,
 }
 
@@ -79,9 +85,8 @@ impl Tree {
         Ok(Tree {
             root,
             ids,
-            nodes: Nodes::new(key(&stat)),
-            handles: HashMap::new(),
-            last_handle: 0,
+            nodes: Mutex::new(Nodes::new(key(&stat))),
+            handles: Mutex::default(),
         })
     }
 
@@ -91,42 +96,36 @@ impl Tree {
     }
 
     /// Finds `name` in a directory; the kernel is told of it.
-    pub(super) fn lookup(&mut self, parent: u64, name: &OsStr) -> Result<(u64, Stat)> {
+    pub(super) fn lookup(&self, parent: u64, name: &OsStr) -> Result<(u64, Stat)> {
         let directory = self.open(parent)?;
         let stat = fstat(below(
             &directory,
             Path::new(component(name)?),
             OFlags::PATH,
         )?)?;
-        Ok((self.nodes.found(key(&stat), parent, name), stat))
+        Ok((self.nodes().found(key(&stat), parent, name), stat))
     }
 
-    pub(super) fn forget(&mut self, node: u64, count: u64) {
-        self.nodes.forget(node, count);
+    pub(super) fn forget(&self, node: u64, count: u64) {
+        self.nodes().forget(node, count);
     }
 
     /// Attributes of a node; one that has no name any more is known by its handles.
     pub(super) fn stat(&self, node: u64, handle: Option<u64>) -> Result<Stat> {
-        let handle = match handle {
-            Some(handle) => self.handles.get(&handle),
-            None => None,
-        };
-        if let Some(handle) = handle {
-            return fstat(&handle.fd);
+        if let Some(fd) = handle.and_then(|handle| self.fd(handle).ok()) {
+            return fstat(fd);
         }
-        match self.open(node) {
-            Ok(fd) => fstat(fd),
-            Err(errno) => match self.handles.values().find(|handle| handle.node == node) {
-                Some(handle) => fstat(&handle.fd),
-                None => Err(errno),
-            },
-        }
+        self.open(node).and_then(fstat).or_else(|errno| {
+            let nameless = |handle: &&Handle| handle.node == node;
+            let handle = self.handles().open.values().find(nameless).cloned();
+            handle.map_or(Err(errno), |handle| fstat(handle.fd))
+        })
     }
 
     pub(super) fn change(&self, node: u64, handle: Option<u64>, change: Change) -> Result<Stat> {
-        let fd = match handle.and_then(|handle| self.handles.get(&handle)) {
-            Some(handle) => handle.fd.try_clone().map_err(|_| Errno::MFILE)?,
-            None => self.open(node)?,
+        let fd = match handle.and_then(|handle| self.fd(handle).ok()) {
+            Some(fd) => fd,
+            None => Arc::new(self.open(node)?),
         };
         if change.uid.is_some() || change.gid.is_some() {
             let uid = change.uid.map(|uid| self.ids.uid(uid)).transpose()?;
@@ -151,7 +150,7 @@ impl Tree {
     }
 
     /// A pipe, a socket or a file. Devices are the host's.
-    pub(super) fn mknod(&mut self, parent: u64, name: &OsStr, mode: u32) -> Result<(u64, Stat)> {
+    pub(super) fn mknod(&self, parent: u64, name: &OsStr, mode: u32) -> Result<(u64, Stat)> {
         let kind = FileType::from_raw_mode(mode);
         if !matches!(
             kind,
@@ -170,7 +169,7 @@ impl Tree {
         self.lookup(parent, name)
     }
 
-    pub(super) fn mkdir(&mut self, parent: u64, name: &OsStr, mode: u32) -> Result<(u64, Stat)> {
+    pub(super) fn mkdir(&self, parent: u64, name: &OsStr, mode: u32) -> Result<(u64, Stat)> {
         mkdirat(
             self.open(parent)?,
             component(name)?,
@@ -179,17 +178,12 @@ impl Tree {
         self.lookup(parent, name)
     }
 
-    pub(super) fn symlink(
-        &mut self,
-        parent: u64,
-        name: &OsStr,
-        target: &Path,
-    ) -> Result<(u64, Stat)> {
+    pub(super) fn symlink(&self, parent: u64, name: &OsStr, target: &Path) -> Result<(u64, Stat)> {
         symlinkat(target, self.open(parent)?, component(name)?)?;
         self.lookup(parent, name)
     }
 
-    pub(super) fn link(&mut self, node: u64, parent: u64, name: &OsStr) -> Result<(u64, Stat)> {
+    pub(super) fn link(&self, node: u64, parent: u64, name: &OsStr) -> Result<(u64, Stat)> {
         let flags = AtFlags::EMPTY_PATH;
         linkat(
             self.open(node)?,
@@ -206,12 +200,7 @@ impl Tree {
         unlinkat(self.open(parent)?, component(name)?, flags)
     }
 
-    pub(super) fn rename(
-        &mut self,
-        from: (u64, &OsStr),
-        to: (u64, &OsStr),
-        flags: u32,
-    ) -> Result<()> {
+    pub(super) fn rename(&self, from: (u64, &OsStr), to: (u64, &OsStr), flags: u32) -> Result<()> {
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         // A whiteout is a device.
         if flags.contains(RenameFlags::WHITEOUT) {
@@ -222,21 +211,21 @@ impl Tree {
     }
 
     /// Opens a regular file; `flags` are those of open(2).
-    pub(super) fn open_file(&mut self, node: u64, flags: i32) -> Result<u64> {
+    pub(super) fn open_file(&self, node: u64, flags: i32) -> Result<u64> {
         let flags = OFlags::from_bits_truncate(flags.unsigned_abs()) & OPEN_FLAGS;
         let fd = reopen(self.open(node)?, flags, FileType::RegularFile)?;
         Ok(self.handle(fd, node))
     }
 
     /// Opens a directory.
-    pub(super) fn open_directory(&mut self, node: u64) -> Result<u64> {
+    pub(super) fn open_directory(&self, node: u64) -> Result<u64> {
         let fd = reopen(self.open(node)?, OFlags::RDONLY, FileType::Directory)?;
         Ok(self.handle(fd, node))
     }
 
     /// Makes a regular file and opens it; one that is there already is opened, unless `flags` have O_EXCL.
     pub(super) fn create(
-        &mut self,
+        &self,
         parent: u64,
         name: &OsStr,
         mode: u32,
@@ -253,7 +242,7 @@ impl Tree {
         match made {
             Ok(fd) => {
                 let stat = fstat(&fd)?;
-                let node = self.nodes.found(key(&stat), parent, name);
+                let node = self.nodes().found(key(&stat), parent, name);
                 Ok((node, stat, self.handle(fd, node)))
             }
             Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => {
@@ -261,7 +250,7 @@ impl Tree {
                 // The kernel is not told of it where opening fails.
                 let handle = self
                     .open_file(node, flags)
-                    .inspect_err(|_| self.nodes.forget(node, 1))?;
+                    .inspect_err(|_| self.nodes().forget(node, 1))?;
                 Ok((node, stat, handle))
             }
             Err(errno) => Err(errno),
@@ -274,7 +263,7 @@ impl Tree {
         let mut length = 0;
         // Short only at the end of the file: the kernel takes the rest for it.
         while let Some(rest) = data.get_mut(length..).filter(|rest| !rest.is_empty()) {
-            match pread(fd, rest, offset + length as u64) {
+            match pread(&fd, rest, offset + length as u64) {
                 Ok(0) => break,
                 Ok(more) => length += more,
                 Err(Errno::INTR) => {}
@@ -299,34 +288,32 @@ impl Tree {
         fallocate(self.fd(handle)?, mode, offset, length)
     }
 
-    pub(super) fn release(&mut self, handle: u64) {
-        self.handles.remove(&handle);
+    pub(super) fn release(&self, handle: u64) {
+        let closed = self.handles().open.remove(&handle);
+        // Not under the lock.
+        drop(closed);
     }
 
-    /// Entries of an open directory from `offset` on, as long as `take` takes them.
-    pub(super) fn read_directory(
-        &self,
-        handle: u64,
-        offset: u64,
-        mut take: impl FnMut(Entry) -> bool,
-    ) -> Result<()> {
+    /// Entries of an open directory from `offset` on, as many as the kernel gives at a time.
+    pub(super) fn read_directory(&self, handle: u64, offset: u64) -> Result<Vec<Entry>> {
         let fd = self.fd(handle)?;
-        seek(fd, SeekFrom::Start(offset))?;
+        seek(&fd, SeekFrom::Start(offset))?;
         let mut buffer = [MaybeUninit::uninit(); DIR_BUFFER];
-        let mut entries = RawDir::new(fd, &mut buffer);
+        let mut entries = RawDir::new(&*fd, &mut buffer);
+        let mut all = Vec::new();
         while let Some(entry) = entries.next() {
             let entry = entry?;
-            let entry = Entry {
+            all.push(Entry {
                 number: entry.ino(),
                 kind: entry.file_type(),
                 name: OsStr::from_bytes(entry.file_name().to_bytes()).into(),
                 next: entry.next_entry_cookie(),
-            };
-            if !take(entry) {
+            });
+            if entries.is_buffer_empty() {
                 break;
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     pub(super) fn statfs(&self) -> Result<StatVfs> {
@@ -375,7 +362,7 @@ impl Tree {
 
     /// O_PATH descriptor of a node, if it is still what the kernel knows it as.
     fn open(&self, node: u64) -> Result<OwnedFd> {
-        let (path, known) = self.nodes.path(node)?;
+        let (path, known) = self.nodes().path(node)?;
         let fd = below(&self.root, &path, OFlags::PATH)?;
         if node != ROOT && key(&fstat(&fd)?) != known {
             return Err(Errno::STALE);
@@ -383,17 +370,27 @@ impl Tree {
         Ok(fd)
     }
 
-    fn handle(&mut self, fd: OwnedFd, node: u64) -> u64 {
-        self.last_handle += 1;
-        self.handles.insert(self.last_handle, Handle { fd, node });
-        self.last_handle
+    fn handle(&self, fd: OwnedFd, node: u64) -> u64 {
+        let mut handles = self.handles();
+        handles.last += 1;
+        let (last, fd) = (handles.last, Arc::new(fd));
+        handles.open.insert(last, Handle { fd, node });
+        last
     }
 
-    fn fd(&self, handle: u64) -> Result<&OwnedFd> {
-        self.handles
-            .get(&handle)
-            .map(|handle| &handle.fd)
-            .ok_or(Errno::BADF)
+    fn fd(&self, handle: u64) -> Result<Arc<OwnedFd>> {
+        let handles = self.handles();
+        let handle = handles.open.get(&handle).ok_or(Errno::BADF)?;
+        Ok(Arc::clone(&handle.fd))
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        // A panic leaves at most a node too many.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handles(&self) -> MutexGuard<'_, Handles> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

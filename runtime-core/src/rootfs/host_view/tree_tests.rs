@@ -33,14 +33,14 @@ impl Bed {
         self.dir.path().join("root").join(path)
     }
 
-    fn find(&mut self, name: &str) -> u64 {
+    fn find(&self, name: &str) -> u64 {
         self.tree.lookup(ROOT, OsStr::new(name)).unwrap().0
     }
 }
 
 #[test]
 fn links_are_shown_and_never_followed() {
-    let mut bed = bed();
+    let bed = bed();
     for (name, target) in [
         ("absolute", "/etc"),
         ("up", "../outside"),
@@ -77,7 +77,7 @@ fn links_are_shown_and_never_followed() {
 
 #[test]
 fn a_directory_replaced_by_a_link_leads_nowhere() {
-    let mut bed = bed();
+    let bed = bed();
     std::fs::create_dir(bed.root("dir")).unwrap();
     let dir = bed.find("dir");
     std::fs::rename(bed.root("dir"), bed.root("moved")).unwrap();
@@ -103,7 +103,7 @@ fn a_directory_replaced_by_a_link_leads_nowhere() {
 
 #[test]
 fn another_file_at_the_same_path_is_stale() {
-    let mut bed = bed();
+    let bed = bed();
     std::fs::write(bed.root("f"), "1").unwrap();
     let node = bed.find("f");
     std::fs::write(bed.root("g"), "2").unwrap();
@@ -114,7 +114,7 @@ fn another_file_at_the_same_path_is_stale() {
 
 #[test]
 fn names_are_single_components() {
-    let mut bed = bed();
+    let bed = bed();
     for name in ["", ".", "..", "../outside", "a/b"] {
         let name = OsStr::new(name);
         assert!(bed.tree.lookup(ROOT, name).is_err(), "{name:?}");
@@ -125,7 +125,7 @@ fn names_are_single_components() {
 
 #[test]
 fn pipes_are_not_opened_and_devices_not_made() {
-    let mut bed = bed();
+    let bed = bed();
     mknodat(CWD, bed.root("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     let pipe = bed.find("pipe");
     // Opening it for reading without O_NONBLOCK would wait for a writer.
@@ -150,7 +150,7 @@ fn pipes_are_not_opened_and_devices_not_made() {
 
 #[test]
 fn an_open_file_outlives_its_name() {
-    let mut bed = bed();
+    let bed = bed();
     let name = OsStr::new("f");
     let (node, _, handle) = bed.tree.create(ROOT, name, 0o600, libc::O_RDWR).unwrap();
     assert_eq!(bed.tree.write(handle, 3, b"abc"), Ok(3));
@@ -164,7 +164,7 @@ fn an_open_file_outlives_its_name() {
 
 #[test]
 fn attributes_of_overlayfs_are_out_of_reach() {
-    let mut bed = bed();
+    let bed = bed();
     std::fs::write(bed.root("f"), "").unwrap();
     let node = bed.find("f");
     let name = OsStr::new("trusted.overlay.opaque");
@@ -178,7 +178,7 @@ fn attributes_of_overlayfs_are_out_of_reach() {
 
 #[test]
 fn a_directory_is_read_on_from_any_entry() {
-    let mut bed = bed();
+    let bed = bed();
     let names: Vec<_> = (0..50).map(|n| format!("file-{n}")).collect();
     for name in &names {
         std::fs::write(bed.root(name), "").unwrap();
@@ -186,17 +186,11 @@ fn a_directory_is_read_on_from_any_entry() {
     let handle = bed.tree.open_directory(ROOT).unwrap();
     let (mut seen, mut at) = (Vec::new(), 0);
     loop {
-        let mut got = None;
-        bed.tree
-            .read_directory(handle, at, |entry| {
-                if got.is_some() {
-                    return false;
-                }
-                got = Some((entry.name.into_string().unwrap(), entry.next));
-                true
-            })
-            .unwrap();
-        let Some((name, next)) = got else { break };
+        let entries = bed.tree.read_directory(handle, at).unwrap();
+        let Some(Entry { name, next, .. }) = entries.into_iter().next() else {
+            break;
+        };
+        let name = name.into_string().unwrap();
         at = next;
         seen.push(name);
     }

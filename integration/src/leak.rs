@@ -76,10 +76,14 @@ impl Snapshot {
         Self(facts)
     }
 
-    /// What of the host a node or a shim in it must not touch: mounts, named network namespaces, the shim's run directory.
+    /// What of the host a node or a shim in it must not touch: mounts, named network namespaces, the shim's run directory; and
+    /// the kernel's device programs, where nobody else's tests run beside these ([`crate::host::strict`]).
     #[must_use]
     pub fn of_host() -> Self {
         let mut facts = BTreeSet::new();
+        if crate::host::strict() {
+            device_programs(&mut facts);
+        }
         mounts(Path::new("/proc/self"), &mut facts);
         for dir in ["/run/netns", "/run/containerd-shim-sysbox"] {
             tree(
@@ -141,6 +145,29 @@ pub fn settled_within(node: &Node, before: &Snapshot, patience: Duration) -> Res
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// What of the host differs from `before`, one line each, once the kernel has had its time to free what has ended.
+#[must_use]
+pub fn of_host_since(before: &Snapshot) -> Vec<String> {
+    let begin = Instant::now();
+    loop {
+        let difference = before.difference(&Snapshot::of_host());
+        if difference.is_empty() || begin.elapsed() > PATIENCE {
+            return difference;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The device programs of our containers that the kernel has, by the names that it gives their compiled code, numbered. Ids
+/// would need bpf(2). None is seen where net.core.bpf_jit_kallsyms is 0.
+fn device_programs(facts: &mut BTreeSet<String>) {
+    let table = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let ours = table
+        .lines()
+        .filter(|line| line.contains("_sysbox_devices"));
+    facts.extend((1..).zip(ours).map(|(n, _)| format!("device program {n}")));
 }
 
 /// The open descriptors of a process, as `/proc/<pid>/fd` names them, numbers left out.

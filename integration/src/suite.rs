@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::leak::Snapshot;
+use crate::leak::{self, Snapshot};
 use crate::{host, kernel_log};
 
 /// Runs the trials, then `drain`, and fails where the host is not as it was, or the kernel has said what `excused` does
@@ -21,7 +21,7 @@ pub fn run(
     let log = kernel_log::position().ok();
     let conclusion = libtest_mimic::run(arguments, trials);
     drain();
-    let mut complaints = before.difference(&Snapshot::of_host());
+    let mut complaints = leak::of_host_since(&before);
     if let Some(log) = log {
         let said = kernel_log::complaints_since(log);
         complaints.extend(said.into_iter().filter(|line| !excused(line)));

@@ -50,6 +50,7 @@ const CREATE: &[Step] = &[
     Step::View,
     Step::Hooks,
     Step::Pivot,
+    Step::BaseFilter,
     Step::Lock,
     Step::Setup,
 ];
@@ -60,6 +61,7 @@ const EXEC: &[Step] = &[
     Step::Spawn,
     Step::Limits,
     Step::Join,
+    Step::BaseFilter,
     Step::Setup,
     Step::Security,
     Step::Exec,

@@ -95,7 +95,7 @@ fn policy(given: Vec<DeviceRule>) -> Vec<DeviceRule> {
             .map(|(kind, major, minor, access)| DeviceRule::new(true, kind, major, minor, access)),
     );
     rules.extend(
-        NEVER.map(|(major, minor)| DeviceRule::new(false, 'c', Some(major), Some(minor), "rw")),
+        NEVER.map(|(major, minor)| DeviceRule::new(false, 'c', Some(major), Some(minor), "rwm")),
     );
     rules
 }

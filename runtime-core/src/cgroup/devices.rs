@@ -3,6 +3,7 @@
 //!
 //! It is attached from outside with BPF_F_ALLOW_MULTI: whatever the container attaches below can only take away.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
@@ -17,6 +18,7 @@ const FEATURE: &str = "the device policy (linux.resources.devices)";
 
 /// Bits of `access_type >> 16` (BPF_DEVCG_ACC_* of linux/bpf.h), by the runtime spec's letters.
 const ACCESS: [(char, i32); 3] = [('m', 1), ('r', 2), ('w', 4)];
+const EVERY_ACCESS: i32 = 7;
 /// Types in the low half of `access_type` (BPF_DEVCG_DEV_*).
 const BLOCK: i32 = 1;
 const CHAR: i32 = 2;
@@ -105,6 +107,8 @@ fn compile(rules: &[DeviceRule]) -> Result<Vec<Instruction>> {
         Instruction::shift_right(R5, 16),
         Instruction::and(R2, 0xffff),
     ];
+    // Those that decide all accesses of the same devices as an earlier one: engines repeat what every container has.
+    let mut settled = HashSet::new();
     for (index, rule) in rules.iter().enumerate().rev() {
         let kind = match rule.kind {
             'a' => None,
@@ -119,40 +123,62 @@ fn compile(rules: &[DeviceRule]) -> Result<Vec<Instruction>> {
                 None => return Err(invalid(index, "access", &rule.access)),
             }
         }
-        let matches = [
+        let all = access == EVERY_ACCESS;
+        if settled.contains(&(kind, rule.major, rule.minor)) {
+            continue;
+        }
+        if all {
+            settled.insert((kind, rule.major, rule.minor));
+        }
+        let verdict = [Instruction::set(R0, rule.allow.into()), Instruction::exit()];
+        // Something is undecided still, so a rule on all accesses ends it.
+        let body = match (all, rule.allow) {
+            (true, _) => verdict.to_vec(),
+            (false, true) => [
+                &[
+                    Instruction::and(R5, !access),
+                    Instruction::jump_if_not_equal(R5, 0, 2),
+                ],
+                &verdict[..],
+            ]
+            .concat(),
+            (false, false) => [
+                &[
+                    Instruction::mov(R1, R5),
+                    Instruction::and(R1, access),
+                    Instruction::jump_if_equal(R1, 0, 2),
+                ],
+                &verdict[..],
+            ]
+            .concat(),
+        };
+        // One comparison of all, on a copy: the verifier would take what a branch tells of a register along and follow
+        // every rule's match through all the others, which is too much for it from some hundred rules on.
+        let conditions = [
             (R2, kind),
             (R3, rule.major.map(u32::cast_signed)),
             (R4, rule.minor.map(u32::cast_signed)),
         ];
-        let body = if rule.allow {
-            vec![
-                Instruction::and(R5, !access),
-                Instruction::jump_if_not_equal(R5, 0, 2),
-                Instruction::set(R0, 1),
-                Instruction::exit(),
-            ]
-        } else {
-            vec![
-                Instruction::mov(R1, R5),
-                Instruction::and(R1, access),
-                Instruction::jump_if_equal(R1, 0, 2),
-                Instruction::set(R0, 0),
-                Instruction::exit(),
-            ]
-        };
-        // One comparison of all, on a copy: the verifier would take what a branch tells of a register along and follow
-        // every rule's match through all the others, which is too much for it from some hundred rules on.
-        let over = i16::try_from(body.len()).unwrap_or_default();
-        code.push(Instruction::set(R1, 0));
-        for (register, wanted) in matches {
+        let mut differs = R1;
+        for (register, wanted) in conditions {
             if let Some(wanted) = wanted {
-                code.push(Instruction::mov(R0, register));
-                code.push(Instruction::xor(R0, wanted));
-                code.push(Instruction::or(R1, R0));
+                code.push(Instruction::mov(differs, register));
+                code.push(Instruction::xor(differs, wanted));
+                if differs == R0 {
+                    code.push(Instruction::or(R1, R0));
+                }
+                differs = R0;
             }
         }
-        code.push(Instruction::jump_if_not_equal(R1, 0, over));
+        if differs == R0 {
+            let over = i16::try_from(body.len()).unwrap_or_default();
+            code.push(Instruction::jump_if_not_equal(R1, 0, over));
+        }
         code.extend(body);
+        if differs == R1 && all {
+            // It speaks of everything: no earlier rule counts, and the verifier wants no code that nothing reaches.
+            return Ok(code);
+        }
     }
     code.extend([Instruction::set(R0, 0), Instruction::exit()]);
     Ok(code)

@@ -221,8 +221,8 @@ fn devices_start_from_nothing_and_end_with_what_every_container_has() {
             "allow c 136:* rwm",
             "allow c 10:200 rwm",
             "allow c 10:229 rwm",
-            "deny c 1:11 rw",
-            "deny c 5:1 rw",
+            "deny c 1:11 rwm",
+            "deny c 5:1 rwm",
         ]
     );
 }

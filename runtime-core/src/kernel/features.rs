@@ -54,15 +54,15 @@ features! {
     CloneDetached {
         "clone-detached",
         since: "6.15",
-        without: "what is copied is attached in a private mount namespace before",
-        costs: "some 0.1 ms for each container, and a mount namespace for each pod"
+        without: "ID-mapped copies of the layers' mounts, below which data roots are copied, are attached below the root file system",
+        costs: "a mount or two more while a container is made"
     }
     /// overlayfs takes layers on mounts that are in no mount namespace (fs/namespace.c, clone_private_mount()).
     OverlayDetached {
         "overlay-detached",
         since: "6.15",
         without: "ID-mapped copies of the layers' mounts are attached below the root file system while it is mounted",
-        costs: "some 0.1 ms for each container"
+        costs: "a mount or two more while a container is made"
     }
     /// procfs is told its pid namespace (`pidns=`, fs/proc/root.c).
     ProcPidns {

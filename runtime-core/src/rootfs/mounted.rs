@@ -177,8 +177,9 @@ pub(crate) struct Taken {
 enum State {
     /// Nothing is at the path.
     Unmounted,
-    /// The view is, of an overlay that the watch tells the end of.
-    Shown(View, Superblock),
+    /// The view is; and the overlay that it shows. No watch on that yet: the host has few inotify instances, and a container may
+    /// live for months.
+    Shown(View, OwnedFd),
     GivenBack,
 }
 
@@ -219,7 +220,7 @@ impl Taken {
     /// Gives the host a view of the container's overlay at the old path. `mounts` are detached mounts
     /// of it, with what is mounted in it and without.
     pub(crate) fn show(&self, mounts: (OwnedFd, OwnedFd), idmap: &IdMap) -> Result<()> {
-        let overlay = Superblock::watch(&sys::fd::path(&mounts.0))?;
+        let overlay = mounts.0.try_clone().os("dup", "root file system")?;
         let upper = self.mounted.overlay.upper.as_ref();
         let upper = upper.map(|(upper, _)| upper.clone());
         let view = View::start(&self.mounted.path, upper, mounts, idmap)?;
@@ -240,10 +241,12 @@ impl Taken {
         let mut state = self.lock();
         match std::mem::replace(&mut *state, State::Unmounted) {
             State::Shown(view, overlay) => {
+                let watch = Superblock::watch(&sys::fd::path(&overlay))?;
+                drop(overlay);
                 view.close()?;
                 detach(&self.point)?;
                 // Left alone then: better no root file system for the engine than two overlays on one layer.
-                if !overlay.is_gone(GRACE)? {
+                if !watch.is_gone(GRACE)? {
                     *state = State::GivenBack;
                     return Err(in_use(
                         &self.mounted.path,

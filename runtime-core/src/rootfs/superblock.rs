@@ -14,25 +14,49 @@ use rustix::io::Errno;
 
 use crate::error::{OsContext, Result};
 
-/// A watch on a mounted file system.
+/// How long to wait for an end that cannot be seen.
+const BLIND: Duration = Duration::from_millis(200);
+
+/// A watch on a mounted file system; none where the host's root has no inotify instance left (`fs.inotify.max_user_instances`):
+/// its end is then believed.
 #[derive(Debug)]
-pub(crate) struct Superblock(OwnedFd);
+pub(crate) struct Superblock(Option<OwnedFd>);
 
 impl Superblock {
     /// Watches the file system that directory `path` is on.
     pub(crate) fn watch(path: &Path) -> Result<Superblock> {
-        let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-            .os("inotify_init", path.display())?;
+        Superblock::with(
+            inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK),
+            path,
+        )
+    }
+
+    fn with(instance: Result<OwnedFd, Errno>, path: &Path) -> Result<Superblock> {
+        let fd = match instance {
+            Err(error @ (Errno::MFILE | Errno::NFILE)) => {
+                tracing::warn!(
+                    path = %path.display(), %error,
+                    "whether this root file system is still mounted elsewhere cannot be seen without an inotify instance: raise \
+                     the sysctl fs.inotify.max_user_instances"
+                );
+                return Ok(Superblock(None));
+            }
+            instance => instance.os("inotify_init", path.display())?,
+        };
         let flags = WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR;
         inotify::add_watch(&fd, path, flags).os("inotify_add_watch", path.display())?;
-        Ok(Superblock(fd))
+        Ok(Superblock(Some(fd)))
     }
 
     /// Whether it has gone, waiting for it up to `timeout`.
     pub(crate) fn is_gone(&self, timeout: Duration) -> Result<bool> {
+        let Some(watch) = &self.0 else {
+            std::thread::sleep(BLIND.min(timeout));
+            return Ok(true);
+        };
         let deadline = Instant::now() + timeout;
         loop {
-            if self.has_ended()? {
+            if has_ended(watch)? {
                 return Ok(true);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -42,24 +66,36 @@ impl Superblock {
             let left = Timespec::try_from(left)
                 .map_err(std::io::Error::other)
                 .os("poll", "inotify")?;
-            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+            let mut fds = [PollFd::new(watch, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno).os("poll", "inotify"),
             }
         }
     }
+}
 
-    fn has_ended(&self) -> Result<bool> {
-        let mut buffer = [MaybeUninit::uninit(); 1024];
-        let mut events = Reader::new(&self.0, &mut buffer);
-        loop {
-            match events.next() {
-                Ok(event) if event.events().contains(ReadFlags::UNMOUNT) => return Ok(true),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(errno) => return Err(errno).os("read", "inotify"),
-            }
+fn has_ended(watch: &OwnedFd) -> Result<bool> {
+    let mut buffer = [MaybeUninit::uninit(); 1024];
+    let mut events = Reader::new(watch, &mut buffer);
+    loop {
+        match events.next() {
+            Ok(event) if event.events().contains(ReadFlags::UNMOUNT) => return Ok(true),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(errno) => return Err(errno).os("read", "inotify"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_instance_the_end_is_believed() {
+        let blind = Superblock::with(Err(Errno::MFILE), Path::new("/")).unwrap();
+        assert!(blind.is_gone(Duration::ZERO).unwrap());
+        assert!(Superblock::with(Err(Errno::NOSYS), Path::new("/")).is_err());
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use runtime_core::OsContext;
 use runtime_core::Stdio;
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchown};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -314,14 +315,25 @@ fn open_sink(target: Target) -> Result<Option<Sink>> {
     }
 }
 
+/// Opens a log without following a link in its name, which whoever may write in its directory could put there (CVE-2026-53489);
+/// links above it are the administrator's. Never waits for a fifo's reader.
 fn open_file(path: &Path) -> Result<Sink> {
-    let file = OpenOptions::new()
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o644)
-        .open(path)
-        .os("open", path.display())?;
-    Ok(Sink::File(file))
+        .custom_flags(flags.bits().cast_signed())
+        .open(path);
+    match opened {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Err(Error::InvalidArgument(format!(
+                "stdio: {}: is a symbolic link: name the file itself (its directory may be a link)",
+                path.display()
+            )))
+        }
+        opened => Ok(Sink::File(opened.os("open", path.display())?)),
+    }
 }
 
 fn make_parent(path: &Path) -> Result<()> {

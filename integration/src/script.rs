@@ -10,6 +10,11 @@ use crate::process;
 /// Defines `t NAME COMMAND…`.
 const ROWS: &str = include_str!("../tests/containers/inside/rows.sh");
 
+/// Before a script that a shell runs under `-e`, to which a failing `! COMMAND` is no failure: `no COMMAND` ends it if the
+/// command works.
+pub const NO: &str =
+    "no() { if \"$@\" >/dev/null 2>&1; then echo \"works: $*\" >&2; exit 1; fi; }; ";
+
 /// Runs bash with `script` in the node; each `t NAME COMMAND…` in it must succeed.
 ///
 /// # Errors

@@ -16,7 +16,6 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("namespaces_are_its_own", OURS, namespaces),
     Case::new("ranges_are_disjoint", OURS, ranges),
     Case::new("devices", OURS, devices),
-    Case::new("mounts_are_locked", OURS, locks),
     Case::new("attacks_are_refused", OURS, attacks),
     Case::new("no_write_through_proc", OURS, proc_writes),
     Case::new("no_write_through_sys", OURS, sys_writes),
@@ -169,14 +168,21 @@ fn devices(bed: &Bed<'_>) -> Result<()> {
         ensure!(known.contains(name), "{path} is not expected: {node}");
         ensure!(node["type"] != "block", "{path} is a block device");
     }
-    // The host's own nodes belong to nobody here; the article's list.
-    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+    // Root's, as on a machine (nestybox/sysbox#850).
+    for (name, _) in expected {
         let node = &dev[&format!("/dev/{name}")];
         ensure!(
-            node["uid"] == 65534 && node["gid"] == 65534,
+            node["uid"] == 0 && node["gid"] == 0,
             "/dev/{name} has another owner: {node}"
         );
     }
+    let owners = container.shell(
+        "cd /dev; stat -c %u:%g . pts pts/ptmx shm mqueue net | sort -u; stat -c %a:%F pts/ptmx",
+    )?;
+    ensure!(
+        owners == "0:0\n666:character special file",
+        "owners in /dev: {owners}"
+    );
     for (name, target) in [
         ("core", "/proc/kcore"),
         ("fd", "/proc/self/fd"),
@@ -193,39 +199,6 @@ fn devices(bed: &Bed<'_>) -> Result<()> {
     }
     // They work, which a node alone does not show: device policy and owner must allow it, too.
     container.shell("head -c 4 /dev/urandom | wc -c; echo x >/dev/null; head -c 1 /dev/zero >/dev/null; : <>/dev/fuse; : <>/dev/net/tun")?;
-    container.remove()
-}
-
-/// Mounts that container init makes after the lock, for itself: they may go.
-const OWN: [&str; 2] = ["/sys/kernel/debug", "/sys/kernel/tracing"];
-
-pub(crate) fn locks(bed: &Bed<'_>) -> Result<()> {
-    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
-    let rows = ask(&container, &["locks"])?;
-    let rows = rows.as_array().context("no list")?;
-    let undone: Vec<_> = rows
-        .iter()
-        .filter(|row| row["outcome"] == "ok" && !OWN.iter().any(|own| row["mount"] == *own))
-        .map(Value::to_string)
-        .collect();
-    ensure!(
-        undone.is_empty(),
-        "undone from inside:\n{}",
-        undone.join("\n")
-    );
-    // A probe that tried nothing would pass as well.
-    ensure!(
-        rows.iter()
-            .filter(|row| row["attempt"] == "unmount")
-            .count()
-            >= 10,
-        "only {} attempts",
-        rows.len()
-    );
-    ensure!(
-        rows.iter().any(|row| row["attempt"] == "drop ro"),
-        "no read-only mount was tried"
-    );
     container.remove()
 }
 

@@ -5,7 +5,7 @@ use integration::debian::Release;
 use integration::image::Image;
 
 use crate::bed::{Bed, Case, OURS};
-use crate::{basic, exec, files, isolation};
+use crate::{basic, exec, files, isolation, mounts};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("without_any_kernel_feature", OURS, without_any),
@@ -26,7 +26,8 @@ fn without_any(bed: &Bed<'_>) -> Result<()> {
         basic::layers(bed)?;
         basic::bind_mount(bed)?;
         exec::terminal(bed)?;
-        isolation::locks(bed)?;
+        mounts::restricted(bed)?;
+        mounts::chroot(bed)?;
         isolation::attacks(bed)?;
         files::owners(bed)?;
         files::another_range(bed)?;

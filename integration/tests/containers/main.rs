@@ -12,6 +12,7 @@ mod isolation;
 mod kernels;
 mod kmsg;
 mod lifecycle;
+mod mounts;
 mod network;
 mod rows;
 mod stdio;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         kernels::CASES,
         kmsg::CASES,
         network::CASES,
+        mounts::CASES,
         files::CASES,
         systemd::CASES,
         docker::CASES,

@@ -10,8 +10,10 @@ mod counts;
 mod devices;
 mod environment;
 mod growth;
+mod host_paths;
 mod identity;
 mod inherited;
+mod read_only;
 mod waits;
 mod working_directory;
 
@@ -30,9 +32,11 @@ const KINDS: &[(&str, &[Case])] = &[
     ("devices", devices::CASES),
     ("environment", environment::CASES),
     ("growth", growth::CASES),
+    ("host_paths", host_paths::CASES),
     ("identity", identity::CASES),
     ("inherited", inherited::CASES),
     ("waits", waits::CASES),
+    ("read_only", read_only::CASES),
     ("working_directory", working_directory::CASES),
 ];
 

@@ -35,8 +35,11 @@ const DEFAULTS: [(char, Option<u32>, Option<u32>, &str); 12] = [
     ('c', Some(5), Some(2), "rwm"),    // ptmx
     ('c', Some(136), None, "rwm"),     // pts/*
     ('c', Some(10), Some(200), "rwm"), // net/tun
-    ('c', Some(10), Some(229), "rwm"), // fuse
+    ('c', FUSE.0, FUSE.1, "rwm"),
 ];
+
+/// The one of them that the configuration may withhold.
+const FUSE: (Option<u32>, Option<u32>) = (Some(10), Some(229));
 
 /// The host's kmsg and console: whoever names them means the container's own, which have other numbers.
 const NEVER: [(u32, u32); 2] = [(1, 11), (5, 1)];
@@ -57,7 +60,7 @@ impl DeviceRule {
 
     /// The policy of a container whose spec says nothing of devices.
     pub fn defaults() -> Vec<DeviceRule> {
-        policy(Vec::new())
+        policy(Vec::new(), true)
     }
 
     fn speaks_of(&self, (kind, major, minor): (char, u32, u32), access: char) -> bool {
@@ -68,8 +71,11 @@ impl DeviceRule {
     }
 }
 
-/// The whole policy: nothing allowed, then the spec's rules, then the defaults.
-pub(super) fn device_rules(given: &[oci::LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>> {
+/// The whole policy: nothing allowed, then the spec's rules, then the defaults, with or without `fuse`.
+pub(super) fn device_rules(
+    given: &[oci::LinuxDeviceCgroup],
+    fuse: bool,
+) -> Result<Vec<DeviceRule>> {
     if given.len() > MAX_RULES {
         return Err(Error::invalid(
             "linux.resources.devices",
@@ -84,14 +90,17 @@ pub(super) fn device_rules(given: &[oci::LinuxDeviceCgroup]) -> Result<Vec<Devic
             rules.push(rule);
         }
     }
-    Ok(policy(rules))
+    Ok(policy(rules, fuse))
 }
 
-fn policy(given: Vec<DeviceRule>) -> Vec<DeviceRule> {
+fn policy(given: Vec<DeviceRule>, fuse: bool) -> Vec<DeviceRule> {
     let mut rules = vec![DeviceRule::new(false, 'a', None, None, "rwm")];
     rules.extend(given);
+    let allowed = DEFAULTS
+        .into_iter()
+        .filter(|(_, major, minor, _)| fuse || (*major, *minor) != FUSE);
     rules.extend(
-        DEFAULTS
+        allowed
             .map(|(kind, major, minor, access)| DeviceRule::new(true, kind, major, minor, access)),
     );
     rules.extend(

@@ -43,13 +43,16 @@ pub struct Write {
 }
 
 impl Limits {
-    /// Checks and converts `linux.resources`; none given: no limits, and the default device policy.
+    /// Checks and converts `linux.resources`; none given: no limits, and the default device policy, with `fuse` or without.
     ///
     /// For an update the device policy counts only where `resources.devices` is given.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a value that the kernel would refuse or that cgroup v2 has no means for.
-    pub fn new(resources: Option<&oci::LinuxResources>) -> Result<(Limits, Vec<Warning>)> {
+    pub fn new(
+        resources: Option<&oci::LinuxResources>,
+        fuse: bool,
+    ) -> Result<(Limits, Vec<Warning>)> {
         let mut convert = Convert::default();
         let mut devices = None;
         if let Some(given) = resources {
@@ -66,7 +69,7 @@ impl Limits {
         }
         let limits = Limits {
             writes: convert.writes,
-            devices: device_rules::device_rules(devices.unwrap_or_default())?,
+            devices: device_rules::device_rules(devices.unwrap_or_default(), fuse)?,
             all_devices: devices
                 .unwrap_or_default()
                 .iter()

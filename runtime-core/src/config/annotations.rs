@@ -17,8 +17,10 @@ const OVERRIDABLE: &[&str] = &[
     "cgroup.max-depth",
     "cgroup.max-descendants",
     "data-roots",
+    "devices.fuse",
     "dropped-capabilities",
     "ids.per-pod",
+    "relaxed-read-only",
     "seccomp.allow",
     "unmappable-mount",
 ];
@@ -74,6 +76,9 @@ impl Config {
             Some(Value::Integer(_)) => text
                 .parse()
                 .map_or_else(|_| Value::String(text.into()), Value::Integer),
+            Some(Value::Boolean(_)) => text
+                .parse()
+                .map_or_else(|_| Value::String(text.into()), Value::Boolean),
             Some(Value::Array(_)) => text
                 .split(',')
                 .filter(|item| !item.is_empty())

@@ -289,7 +289,7 @@ mod tests {
         for (text, error) in [
             (
                 "colour = 'red'",
-                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, dropped-capabilities, environment, ids, network, pretend-missing, seccomp, state-dir, unmappable-mount",
+                "colour: \"red\": no such key; here are annotations, cgroup, data-roots, devices, dropped-capabilities, environment, ids, network, pretend-missing, relaxed-read-only, seccomp, state-dir, unmappable-mount",
             ),
             (
                 "[ids]\nfrist = 7",

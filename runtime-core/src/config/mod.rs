@@ -31,12 +31,16 @@ pub struct Config {
     pub data_roots: Vec<String>,
     /// Capabilities that the spec drops from the engines' default set.
     pub dropped_capabilities: OnDropped,
+    /// Devices of containers.
+    pub devices: Devices,
     /// Networks of pods.
     pub network: Network,
     /// `SYSBOX_*` variables in a container's environment, which its image can set, too.
     pub environment: OnVariables,
     /// The base filter of system calls.
     pub seccomp: Seccomp,
+    /// Where a container asks for a read-only root file system, its data roots, /sys and cgroup stay writable all the same.
+    pub relaxed_read_only: bool,
     /// A mount whose file system cannot be ID-mapped: `warn` (files show as nobody) or `error`.
     pub unmappable_mount: OnUnmappable,
     /// Directory of lock files and sockets; on a tmpfs, owned by root, 0700.
@@ -77,6 +81,19 @@ pub struct CgroupConfig {
     pub max_descendants: u32,
     /// `cgroup.max.depth` of a container's cgroup.
     pub max_depth: u32,
+}
+
+/// `[devices]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a section [devices]"
+)]
+pub struct Devices {
+    /// Whether containers get /dev/fuse, and may open that device.
+    pub fuse: bool,
 }
 
 /// `[network]`
@@ -149,9 +166,11 @@ impl Default for Config {
             .map(String::from)
             .into(),
             dropped_capabilities: OnDropped::Keep,
+            devices: Devices::default(),
             network: Network::default(),
             environment: OnVariables::Honor,
             seccomp: Seccomp::default(),
+            relaxed_read_only: false,
             unmappable_mount: OnUnmappable::Warn,
             state_dir: "/run/containerd-shim-sysbox".into(),
             annotations: Vec::new(),
@@ -168,6 +187,12 @@ impl Default for Ids {
             count: 1 << 30,
             per_pod: 1 << 20,
         }
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Devices { fuse: true }
     }
 }
 

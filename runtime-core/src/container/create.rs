@@ -443,6 +443,7 @@ fn finish(
         },
         hooks: asked.plan.hooks,
         cgroup: place.cgroup,
+        fuse: asked.plan.base.fuse,
         pid: made.pid,
         pidfd,
         devpts,

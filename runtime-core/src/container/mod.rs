@@ -51,6 +51,8 @@ pub struct Container {
     process: ProcessFacts,
     hooks: Hooks,
     cgroup: Cgroup,
+    /// Whether it may open /dev/fuse.
+    fuse: bool,
     pid: i32,
     pidfd: OwnedFd,
     devpts: OwnedFd,
@@ -225,7 +227,7 @@ impl Container {
 
     /// Changes limits (`linux.resources`); returns what was not done.
     pub fn update(&self, resources: &oci::LinuxResources) -> Result<Vec<Warning>> {
-        let (limits, mut warnings) = Limits::new(Some(resources))?;
+        let (limits, mut warnings) = Limits::new(Some(resources), self.fuse)?;
         warnings.extend(self.cgroup.apply(&limits)?);
         if resources.devices().is_some() {
             self.cgroup.set_devices(&limits.devices)?;

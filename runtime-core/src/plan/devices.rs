@@ -67,6 +67,12 @@ const DEFAULT_PATHS: [&str; 8] = [
     "/dev/core",
 ];
 
+/// Whether the spec itself asks for /dev/fuse.
+pub(super) fn asks_fuse(linux: &oci::Linux) -> bool {
+    let mut given = linux.devices().iter().flatten();
+    given.any(|device| device.path() == std::path::Path::new("/dev/fuse"))
+}
+
 /// Checks `linux.devices`; what the runtime makes anyway is left out. So is, where everything is allowed, what no rule names:
 /// then engines list all nodes of the host, of which none would open.
 pub(super) fn plan_devices(

@@ -96,8 +96,8 @@ pub(crate) struct Rootfs {
     pub path: String,
     /// `root.readonly`.
     pub readonly: bool,
-    /// `linux.rootfsPropagation`; the default is shared. `slave` is shared too: the runtime makes the mount itself, so
-    /// it has no master on the host, and inner engines need peers.
+    /// `linux.rootfsPropagation`. The default is slave, as inner engines may then bind what they like as a slave, and mounts can be
+    /// moved; shared for systemd, as on a machine that it has booted (systemd leaves it to whoever makes its container).
     pub propagation: Propagation,
 }
 
@@ -164,9 +164,13 @@ impl Plan {
             spec.mounts().as_deref().unwrap_or_default(),
             input.bundle,
             &sysbox.skip_uid_shift,
+            (
+                is_readonly(spec) && !input.config.relaxed_read_only,
+                input.config.devices.fuse || devices::asks_fuse(linux),
+            ),
             &mut warnings,
         )?;
-        let (limits, limit_warnings) = Limits::new(linux.resources().as_ref())?;
+        let (limits, limit_warnings) = Limits::new(linux.resources().as_ref(), mounts.base.fuse)?;
         warnings.extend(limit_warnings);
         let devices = devices::plan_devices(
             linux.devices().as_deref().unwrap_or_default(),
@@ -205,8 +209,15 @@ impl Plan {
             &process,
         ));
 
+        if mounts.base.readonly && process.may_be_systemd() {
+            warnings.push(Warning::new(
+                "root.readonly",
+                "its cgroup is read-only as well, without which systemd does not start: set relaxed-read-only in the configuration",
+            ));
+        }
+
         Ok(Plan {
-            rootfs: rootfs(spec, linux, input.bundle)?,
+            rootfs: rootfs(spec, linux, input.bundle, process.may_be_systemd())?,
             devices,
             masked_paths: masks::masked(
                 linux.masked_paths().as_deref().unwrap_or_default(),
@@ -340,7 +351,13 @@ fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
     Ok(())
 }
 
-fn rootfs(spec: &oci::Spec, linux: &oci::Linux, bundle: &Path) -> Result<Rootfs> {
+fn is_readonly(spec: &oci::Spec) -> bool {
+    let root = spec.root().as_ref();
+    root.and_then(oci::Root::readonly).unwrap_or(false)
+}
+
+/// `systemd`: whether it is the container's program.
+fn rootfs(spec: &oci::Spec, linux: &oci::Linux, bundle: &Path, systemd: bool) -> Result<Rootfs> {
     let root = spec.root().as_ref().ok_or_else(|| {
         Error::invalid(
             "root",
@@ -363,13 +380,18 @@ fn rootfs(spec: &oci::Spec, linux: &oci::Linux, bundle: &Path) -> Result<Rootfs>
             "name a directory of its own: the host's root cannot be a container's",
         ));
     }
+    let default = if systemd {
+        Propagation::Shared
+    } else {
+        Propagation::Slave
+    };
     Ok(Rootfs {
         path,
-        readonly: root.readonly().unwrap_or(false),
+        readonly: is_readonly(spec),
         propagation: match linux.rootfs_propagation().as_deref() {
-            None | Some("") => Propagation::Shared,
+            None | Some("") => default,
             Some(word) => match options::propagation(word) {
-                Some((Propagation::Slave | Propagation::Shared, _)) => Propagation::Shared,
+                Some((Propagation::Slave, _)) => default,
                 Some((kind, _)) => kind,
                 None => {
                     return Err(Error::invalid(

@@ -83,10 +83,11 @@ pub(crate) enum MountKind {
 pub(crate) struct Base {
     /// tmpfs options of `/dev/shm` (`size=64m`), or `None` where the spec binds something there.
     pub shm: Option<Vec<FsOption>>,
-    /// Whether `/sys` was asked read-only *and* honoured. Always false for now: system containers have it writable.
-    pub sys_readonly: bool,
-    /// Whether `/sys/fs/cgroup` is read-only. Always false for now.
-    pub cgroup_readonly: bool,
+    /// Whether /sys, /sys/fs/cgroup and the data roots are read-only, as the root file system is then (`root.readonly`). What
+    /// the spec says of /sys alone does not count: engines ask it read-only for every container.
+    pub readonly: bool,
+    /// Whether there is a /dev/fuse.
+    pub fuse: bool,
 }
 
 /// `mounts`, sorted.
@@ -112,11 +113,12 @@ enum Place {
 }
 
 impl Mounts {
-    /// Checks `mounts`. `unmapped` are the paths of `SYSBOX_SKIP_UID_SHIFT`.
+    /// Checks `mounts`. `unmapped` are the paths of `SYSBOX_SKIP_UID_SHIFT`; `readonly` and `fuse` go into [`Base`].
     pub(super) fn new(
         given: &[oci::Mount],
         bundle: &Path,
         unmapped: &[String],
+        (readonly, fuse): (bool, bool),
         warnings: &mut Vec<Warning>,
     ) -> Result<Mounts> {
         text::bounded("mounts", given, MAX_MOUNTS)?;
@@ -154,8 +156,8 @@ impl Mounts {
         Ok(Mounts {
             base: Base {
                 shm,
-                sys_readonly: false,
-                cgroup_readonly: false,
+                readonly,
+                fuse,
             },
             user,
         })

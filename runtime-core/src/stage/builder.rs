@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags, openat};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{
     CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits,
 };
@@ -14,6 +14,7 @@ use super::init::Go;
 use super::maker::{self, Joins, Maker, Talk, open_proc};
 use super::mounts::{self, Context};
 use super::pod_network::Mover;
+use super::unlocked::Unlocked;
 use super::userns_fs::Makers;
 use super::{Steps, data_roots, dev, effective, inherited, kernfs, limits, masks, root};
 use crate::error::{OsContext, Result, StageFailure, Warning};
@@ -68,13 +69,13 @@ pub(super) fn run(
     build.steps.run(Step::MountNs, private_mounts)?;
     let (made, go) = build.namespaces(fds)?;
     let mover = build.start_move(&made, host_network.as_ref())?;
-    let files = build.root_file_system(&made)?;
-    let inside = build.mounts(&made, &files.root.dir, mover.is_some())?;
+    let mut files = build.root_file_system(&made)?;
+    let inside = build.mounts(&made, &mut files, mover.is_some())?;
     let moved = mover.is_some();
     let not_moved = build
         .steps
         .run(Step::NetworkMoved, || mover.map(Mover::finish).transpose())?;
-    build.restrict(&made, &files.root.dir)?;
+    build.restrict(&made, &mut files)?;
     build.steps.run(Step::Hooks, || {
         warnings.extend(files.warnings);
         warnings.extend(inside.warnings);
@@ -83,7 +84,7 @@ pub(super) fn run(
         build.report(&made, warnings, &inside.terminals, files.view, network)?;
         hooks(channel, build.plan, &go)
     })?;
-    build.pivot(&files.root.dir, inside.unlocked, &go)?;
+    build.pivot(&files.root.dir, files.unlocked, &go)?;
     inside.makers.finish();
     Ok(())
 }
@@ -104,6 +105,7 @@ struct Files<'a> {
     root: root::Root<'a>,
     /// Copies for the host's view: with what is mounted in it so far, and without.
     view: Option<(OwnedFd, OwnedFd)>,
+    unlocked: Unlocked,
     warnings: Vec<Warning>,
 }
 
@@ -111,8 +113,6 @@ struct Files<'a> {
 struct Inside {
     makers: Makers,
     terminals: dev::Terminals,
-    /// For init to mount when the rest is locked.
-    unlocked: mounts::Unlocked,
     warnings: Vec<Warning>,
 }
 
@@ -142,10 +142,17 @@ impl<'a> Build<'a> {
                 features,
             )
         })?;
+        let mut unlocked = steps.run(Step::Rootfs, || Unlocked::new(&root.dir))?;
         if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut root.upper) {
             warnings = steps.run(Step::DataRoots, || {
-                let (roots, warnings) =
-                    data_roots::mount(&root.dir, self.plan, overlay, layers, features)?;
+                let (roots, warnings) = data_roots::mount(
+                    &root.dir,
+                    self.plan,
+                    overlay,
+                    layers,
+                    features,
+                    &mut unlocked,
+                )?;
                 self.channel.send(&Message::DataRoots(roots))?;
                 Ok(warnings)
             })?;
@@ -160,6 +167,7 @@ impl<'a> Build<'a> {
         Ok(Files {
             root,
             view,
+            unlocked,
             warnings,
         })
     }
@@ -167,17 +175,13 @@ impl<'a> Build<'a> {
     fn mounts(
         self,
         made: &Made,
-        root: &OwnedFd,
+        files: &mut Files<'_>,
         network_moves: bool,
     ) -> Result<Inside, StageFailure> {
         let (steps, plan, proof) = (self.steps, self.plan, self.proof);
+        let (root, unlocked) = (&files.root.dir, &mut files.unlocked);
         let (userns, pid_ns) = (made.user.as_fd(), made.pid_ns.as_fd());
         steps.run(Step::EnterNs, || enter(made, plan, network_moves))?;
-        steps.run(Step::Proc, || {
-            let owner = dev::owner(&made.idmap, 0, 0)?;
-            kernfs::mount(proof, root, pid_ns, owner, self.features)
-        })?;
-        let mut makers = Makers::default();
         let context = Context {
             proof,
             root,
@@ -188,33 +192,38 @@ impl<'a> Build<'a> {
             unmappable: self.request.unmappable_mount,
             features: self.features,
         };
+        steps.run(Step::Proc, || {
+            let owner = dev::owner(&made.idmap, 0, 0)?;
+            kernfs::mount(&context, owner, unlocked)
+        })?;
+        let mut makers = Makers::default();
         let mut warnings = Vec::new();
         let terminals = steps.run(Step::Dev, || {
-            dev::mount(&context, &mut makers, &mut warnings)
+            dev::mount(&context, &mut makers, unlocked, &mut warnings)
         })?;
-        let (more, unlocked) = steps.run(Step::Mounts, || {
-            let mounted = mounts::mount_all(&context, &mut makers)?;
-            mounts::kernel_files(&context)?;
-            Ok(mounted)
+        let more = steps.run(Step::Mounts, || {
+            let more = mounts::mount_all(&context, &mut makers, unlocked)?;
+            mounts::kernel_files(&context, unlocked)?;
+            Ok(more)
         })?;
         warnings.extend(more);
         Ok(Inside {
             makers,
             terminals,
-            unlocked,
             warnings,
         })
     }
 
     /// Sysctls, when the network is there, and what of the mounts is hidden or read-only.
-    fn restrict(self, made: &Made, root: &OwnedFd) -> Result<(), StageFailure> {
+    fn restrict(self, made: &Made, files: &mut Files<'_>) -> Result<(), StageFailure> {
         let plan = self.plan;
+        let (root, unlocked) = (&files.root.dir, &mut files.unlocked);
         self.steps.run(Step::Sysctl, || {
             sysctls(plan, dev::owner(&made.idmap, 0, 0)?)
         })?;
         self.steps.run(Step::Masks, || {
-            masks::readonly(self.features, root, &plan.readonly_paths)?;
-            masks::mask(self.features, root, &plan.masked_paths)?;
+            masks::readonly(self.features, root, &plan.readonly_paths, unlocked)?;
+            masks::mask(self.features, root, &plan.masked_paths, unlocked)?;
             if plan.rootfs.readonly {
                 let change = Change {
                     set: RDONLY,
@@ -226,24 +235,13 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Makes it the root, for init as well. The message is the last act that can fail: from there on init speaks for the
-    /// container.
-    fn pivot(
-        self,
-        root: &OwnedFd,
-        unlocked: mounts::Unlocked,
-        go: &Channel,
-    ) -> Result<(), StageFailure> {
-        self.steps.run(Step::Pivot, || {
-            rustix::process::fchdir(root).os("fchdir", "root file system")?;
-            rustix::process::pivot_root(".", ".").os("pivot_root", self.mount_point().display())?;
-            unmount(".", UnmountFlags::DETACH).os("umount", "old root")
+    /// Leaves nothing but the container's mounts, for init as well, which is to put them in place. The message is the last act that
+    /// can fail: from there on init speaks for the container.
+    fn pivot(self, root: &OwnedFd, unlocked: Unlocked, go: &Channel) -> Result<(), StageFailure> {
+        let staged = self.steps.run(Step::Pivot, || {
+            unlocked.stage(root, Path::new(&self.request.bundle))
         })?;
-        let (paths, files): (Vec<_>, Vec<_>) = unlocked.into_iter().unzip();
-        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        Steps::new(None).run(Step::Pivot, || {
-            go.send_with(&Go::Pivoted { unlocked: paths }, &files)
-        })
+        Steps::new(None).run(Step::Pivot, || go.send(&Go::Staged(staged)))
     }
 
     fn mount_point(self) -> PathBuf {

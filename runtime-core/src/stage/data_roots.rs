@@ -1,18 +1,20 @@
 //! Data roots (design D7), stage side: bound from beside the upper directory, ID-mapped as it is.
 
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, openat};
 
 use super::inroot::{self, Target};
 use super::root::Layers;
+use super::unlocked::Unlocked;
 use crate::error::{OsContext, Result, Warning};
 use crate::kernel::features::Features;
 use crate::kernel::fs;
-use crate::plan::Plan;
+use crate::plan::{Mount, Plan};
 use crate::rootfs::Overlay;
 use crate::rootfs::data_roots::{self, DataRoot, copy};
+use crate::sys::mount::{Change, RDONLY, set_attr};
 
 /// Longest daemon.json that is looked at; it is the image's.
 const MAX_DAEMON_JSON: u64 = 64 * 1024;
@@ -24,33 +26,35 @@ pub(super) fn mount(
     overlay: &Overlay,
     layers: &mut Layers<'_>,
     features: &Features,
+    unlocked: &mut Unlocked,
 ) -> Result<(Vec<DataRoot>, Vec<Warning>)> {
     let Some((upper, _)) = &overlay.upper else {
         return Ok(Default::default());
     };
     let snapshot = layers.open(upper.parent().unwrap_or(upper))?;
     let mut wanted = plan.data_roots.clone();
-    wanted.extend(docker_data_root(root).filter(|path| is_usable(path, plan)));
+    wanted.extend(docker_data_root(root).filter(|path| is_clean(path)));
     let (mut mounted, mut warnings): (Vec<DataRoot>, Vec<Warning>) = Default::default();
     for path in wanted {
         let made = missing_directories(root, &path)?;
-        let target = inroot::target(root, &path, Target::Directory(0o711))?;
-        let inside = copy::path_of(&target)?;
-        let base = copy::path_of(root)?;
-        let inside = Path::new(&inside)
-            .strip_prefix(&base)
-            .ok()
-            .and_then(Path::to_str)
-            .unwrap_or("")
-            .to_string();
-        // A link in the image may lead two of them to one place, or to the root itself.
+        let inside = resolve(root, &path, made.len())?;
+        if let Some(system) = system_directory(&inside) {
+            let text = format!("leads into {system} of the image: no data root there");
+            warnings.push(Warning::new(&path, text));
+            continue;
+        }
+        // A link in the image may lead two of them to one place, to the root itself, or to a volume.
+        let taken = |other: &str| {
+            Path::new(&inside).starts_with(other) || Path::new(other).starts_with(&inside)
+        };
+        let in_volume = |m: &Mount| Path::new("/").join(&inside).starts_with(&m.destination);
         if inside.is_empty()
-            || mounted
-                .iter()
-                .any(|m| Path::new(&inside).starts_with(&m.inside) || m.inside.starts_with(&inside))
+            || mounted.iter().any(|m| taken(&m.inside))
+            || plan.mounts.iter().any(in_volume)
         {
             continue;
         }
+        let target = inroot::target(root, &path, Target::Directory(0o711))?;
         let name = data_roots::name(&inside);
         if made.is_empty() {
             copy_up(&target, &path)?;
@@ -59,7 +63,14 @@ pub(super) fn mount(
         }
         let data = data_roots::prepare(&snapshot, &name)?;
         let tree = fs::clone_fd(features, &data, false, &path)?;
-        fs::attach(tree, &target, &path)?;
+        if plan.base.readonly {
+            let change = Change {
+                set: RDONLY,
+                ..Change::default()
+            };
+            set_attr(&tree, change).os("mount_setattr read-only", &path)?;
+        }
+        unlocked.attach_ground(tree, &target, &path)?;
         mounted.push(DataRoot { inside, name, made });
     }
     Ok((mounted, warnings))
@@ -118,21 +129,32 @@ fn docker_data_root(root: &OwnedFd) -> Option<String> {
     Some(path.to_string())
 }
 
-/// Whether the image's wish is a path that a data root may lie on.
-fn is_usable(path: &str, plan: &Plan) -> bool {
+/// Whether the image's wish is a path that can be walked.
+fn is_clean(path: &str) -> bool {
+    let mut components = Path::new(path).components();
+    Path::new(path).is_absolute()
+        && components.all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
+}
+
+/// Where `path` leads, relative to the root: links are followed, its last `missing` components are not there yet.
+fn resolve(root: &OwnedFd, path: &str, missing: usize) -> Result<String> {
     let path = Path::new(path);
-    let clean = path
-        .components()
-        .all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
-    let depth = path.components().count();
+    let there = path.ancestors().nth(missing).unwrap_or(path);
+    let tail = path.strip_prefix(there).unwrap_or(Path::new(""));
+    let name = there.display().to_string();
+    let fd = inroot::open(root, &name, OFlags::PATH).os("open in the root file system", &name)?;
+    let (base, place) = (copy::path_of(root)?, copy::path_of(fd)?);
+    let inside = Path::new(&place).strip_prefix(&base).unwrap_or(tail);
+    // Component by component: joined to nothing a path would end in a slash.
+    let inside: PathBuf = inside.components().chain(tail.components()).collect();
+    Ok(inside.to_string_lossy().into_owned())
+}
+
+/// The directory of the image that no data root may lie in, if `inside` does: the system itself, whatever a link calls it.
+fn system_directory(inside: &str) -> Option<&'static str> {
     let system = [
-        "/proc", "/sys", "/dev", "/etc", "/usr", "/bin", "/lib", "/sbin",
+        "proc", "sys", "dev", "etc", "usr", "bin", "lib", "lib64", "sbin",
     ];
-    let within = |other: &str| path.starts_with(other);
-    path.is_absolute()
-        && clean
-        && depth > 1
-        && !system.into_iter().any(within)
-        && !plan.data_roots.iter().any(|r| within(r))
-        && !plan.mounts.iter().any(|m| within(&m.destination))
+    let within = |dir: &&str| Path::new(inside).starts_with(dir);
+    system.into_iter().find(within)
 }

@@ -1,4 +1,7 @@
 //! /dev: a tmpfs of the host's user namespace (nodes work on it), with harmless nodes only.
+//!
+//! The nodes are made by host root and belong to root inside, as on a machine. None is a mount, so that /dev can be bound and
+//! unmounted like any directory. What opens is the device policy's to say, not the nodes'.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -13,6 +16,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use super::inroot::{self, Target};
 use super::kmsg;
 use super::mounts::Context;
+use super::unlocked::Unlocked;
 use super::userns_fs::{Makers, tmpfs_contexts};
 use crate::error::{Error, OsContext, Result, Warning};
 use crate::kernel::features::Features;
@@ -22,17 +26,19 @@ use crate::kernel::idmap::IdMap;
 use crate::plan::{DeviceKind, DeviceNode};
 use crate::sys::mount::{Change, NOEXEC, NOSUID, set_attr};
 
-/// Bound from the host, so nobody's inside (the reference list of the users' story).
-const BOUND: [(&str, u32, u32); 6] = [
+/// Nodes of every container, 0666.
+const NODES: [(&str, u32, u32); 8] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
     ("random", 1, 8),
     ("urandom", 1, 9),
     ("tty", 5, 0),
+    (FUSE, 10, 229),
+    ("net/tun", 10, 200),
 ];
-/// Made by us: host nodes of these may be 0600.
-const MADE: [(&str, u32, u32); 2] = [("fuse", 10, 229), ("net/tun", 10, 200)];
+/// The one that the configuration may withhold.
+const FUSE: &str = "fuse";
 const LINKS: [(&str, &str); 6] = [
     ("pts/ptmx", "ptmx"),
     ("/proc/kcore", "core"),
@@ -59,6 +65,7 @@ pub(super) struct Terminals {
 pub(super) fn mount(
     context: &Context<'_>,
     makers: &mut Makers,
+    unlocked: &mut Unlocked,
     warnings: &mut Vec<Warning>,
 ) -> Result<Terminals> {
     let Context {
@@ -79,18 +86,14 @@ pub(super) fn mount(
         option("gid", gid),
     ];
     let target = inroot::target(root, "/dev", Target::Directory(0o755))?;
-    fs::attach(
-        fs::new("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?,
-        target,
-        "/dev",
-    )?;
+    let tmpfs = fs::new("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+    unlocked.attach_ground(tmpfs, target, "/dev")?;
     let dev = inroot::open(root, "/dev", OFlags::RDONLY | OFlags::DIRECTORY).os("open", "/dev")?;
 
-    for (name, major, minor) in BOUND {
-        let tree = host_node(features, name, major, minor)?;
-        bind(root, &format!("/dev/{name}"), tree)?;
-    }
-    for (name, major, minor) in MADE {
+    for (name, major, minor) in NODES {
+        if name == FUSE && !plan.base.fuse {
+            continue;
+        }
         make_node(
             &dev,
             name,
@@ -106,7 +109,7 @@ pub(super) fn mount(
     for (to, name) in LINKS {
         symlinkat(to, &dev, name).os("symlink /dev/", name)?;
     }
-    let kmsg = kmsg::mount(features, root, (uid, gid)).inspect_err(|error| {
+    let kmsg = kmsg::mount(features, root, (uid, gid), unlocked).inspect_err(|error| {
         let text = format!(
             "not there: {}; if terminals have run out, raise kernel.pty.max",
             error.chain()
@@ -123,22 +126,26 @@ pub(super) fn mount(
         option("mode", "0620"),
         option("gid", tty),
     ];
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let pts = fs::new("devpts", &pts, attributes)?;
+    // devpts gives both to the host's root.
+    own(&pts, uid, gid)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let ptmx = openat(&pts, "ptmx", flags, Mode::empty()).os("open", "/dev/pts/ptmx")?;
+    own(ptmx, uid, gid)?;
+    attach_dir(root, "/dev/pts", pts, unlocked)?;
     attach_dir(
         root,
-        "/dev/pts",
-        fs::new(
-            "devpts",
-            &pts,
-            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-        )?,
+        "/dev/mqueue",
+        fs::new("mqueue", &[], PLAIN)?,
+        unlocked,
     )?;
-    attach_dir(root, "/dev/mqueue", fs::new("mqueue", &[], PLAIN)?)?;
     if let Some(shm) = &plan.base.shm {
-        let contexts = tmpfs_contexts(proof, userns, std::slice::from_ref(shm), makers)?;
-        for context in contexts {
-            let mount = fs::mount(&context, "tmpfs", PLAIN)?;
+        let options = std::slice::from_ref(shm);
+        for made in tmpfs_contexts(proof, userns, options, makers)? {
+            let mount = fs::mount(&made, "tmpfs", PLAIN)?;
             own(&mount, uid, gid)?;
-            attach_dir(root, "/dev/shm", mount)?;
+            attach_dir(root, "/dev/shm", mount, unlocked)?;
         }
     } else {
         mkdirat(&dev, "shm", Mode::from_raw_mode(0o755)).os("mkdir", "/dev/shm")?;
@@ -156,6 +163,7 @@ pub(super) fn mount(
             root,
             "/dev/console",
             fs::clone_fd(features, &slave, false, "/dev/console")?,
+            unlocked,
         )?;
         Some(master)
     } else {
@@ -260,14 +268,14 @@ pub(super) fn host_node(
     Ok(tree)
 }
 
-fn bind(root: &OwnedFd, path: &str, tree: OwnedFd) -> Result<()> {
+fn bind(root: &OwnedFd, path: &str, tree: OwnedFd, unlocked: &mut Unlocked) -> Result<()> {
     let target = inroot::target(root, path, Target::File(0o666))?;
-    fs::attach(tree, target, path)
+    unlocked.attach(tree, target, path)
 }
 
-fn attach_dir(root: &OwnedFd, path: &str, mount: OwnedFd) -> Result<()> {
+fn attach_dir(root: &OwnedFd, path: &str, mount: OwnedFd, unlocked: &mut Unlocked) -> Result<()> {
     let target = inroot::target(root, path, Target::Directory(0o755))?;
-    fs::attach(mount, target, path)
+    unlocked.attach_ground(mount, target, path)
 }
 
 fn extra(dev: &OwnedFd, node: &DeviceNode, idmap: &IdMap) -> Result<()> {
@@ -283,7 +291,7 @@ fn extra(dev: &OwnedFd, node: &DeviceNode, idmap: &IdMap) -> Result<()> {
         DeviceKind::Block => FileType::BlockDevice,
         DeviceKind::Fifo => FileType::Fifo,
     };
-    if BOUND.iter().chain(&MADE).any(|(known, ..)| *known == name) {
+    if NODES.iter().any(|(known, ..)| *known == name) {
         return Ok(());
     }
     make_node(

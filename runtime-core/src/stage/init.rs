@@ -6,10 +6,11 @@ use std::path::Path;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
 
-use super::{Steps, inherited, mounts, security};
+use super::unlocked::Staged;
+use super::{Steps, inherited, security};
 use crate::error::{OsContext, Result, StageFailure};
 use crate::plan::{Hook, NsSource};
 use crate::stage::Step;
@@ -26,11 +27,8 @@ const FIRST_TERMINAL: &str = "/dev/pts/0";
 pub(super) enum Go {
     /// Run the createContainer hooks; answered in kind.
     Hooks,
-    /// The root is in place. With it come detached mounts of files, to be mounted on these paths when the rest is locked.
-    Pivoted {
-        /// Paths inside.
-        unlocked: Vec<String>,
-    },
+    /// All mounts are made, and staged.
+    Staged(Staged),
     /// C → S: a hook failed.
     Failed(StageFailure),
 }
@@ -61,8 +59,8 @@ impl Init<'_> {
         let _ = rustix::thread::set_name(c"sysbox:[init]");
         steps.run(Step::Setup, || inherited::reset_inside(&self.request.id))?;
         steps.run(Step::BaseFilter, || security::base_filter(&plan.process))?;
-        let unlocked = self.wait_for_root()?;
-        steps.run(Step::Lock, || self.lock_mounts(unlocked))?;
+        let staged = self.wait_for_root()?;
+        steps.run(Step::Lock, || self.lock_mounts(&staged))?;
         steps.run(Step::Setup, || {
             self.host_name()?;
             security::new_session(plan.process.terminal.then_some(FIRST_TERMINAL), self.stdio)?;
@@ -90,12 +88,10 @@ impl Init<'_> {
         Ok(steps.last(Step::Exec, || program.exec())?)
     }
 
-    fn wait_for_root(&self) -> Result<mounts::Unlocked, Option<StageFailure>> {
+    fn wait_for_root(&self) -> Result<Staged, Option<StageFailure>> {
         loop {
             match self.go.recv::<Go>() {
-                Ok(Some((Go::Pivoted { unlocked }, fds))) => {
-                    return Ok(unlocked.into_iter().zip(fds).collect());
-                }
+                Ok(Some((Go::Staged(staged), _))) => return Ok(staged),
                 Ok(Some((Go::Hooks, _))) => {
                     let hooks = &self.request.plan.hooks.create_container;
                     let done = self.steps.run(Step::Hooks, || {
@@ -125,21 +121,13 @@ impl Init<'_> {
         hooks::run(kind, hooks, &state, Path::new("/"))
     }
 
-    /// The copy of the mounts is owned by our user namespace, less privileged than the one they
-    /// were made in: the kernel locks them all (mount_namespaces(7)). What is mounted from here on
-    /// is not locked.
-    fn lock_mounts(&self, unlocked: mounts::Unlocked) -> Result<()> {
+    /// The copy of the mounts is owned by our user namespace, less privileged than the one they were made in: the kernel
+    /// locks them all (see `unlocked`). What is mounted from here on is not locked.
+    fn lock_mounts(&self, staged: &Staged) -> Result<()> {
         rustix::process::chdir("/").os("chdir", "/")?;
         nix::sched::unshare(CloneFlags::CLONE_NEWNS).os("unshare", "mount namespace")?;
-        mounts::attach_unlocked(unlocked)?;
-        let propagation = match mounts::flag(self.request.plan.rootfs.propagation) {
-            libc::MS_PRIVATE => MountPropagationFlags::PRIVATE,
-            libc::MS_SLAVE => MountPropagationFlags::DOWNSTREAM,
-            libc::MS_UNBINDABLE => MountPropagationFlags::UNBINDABLE,
-            // systemd does not do it in a container, and inner engines need it (whole.md 5).
-            _ => MountPropagationFlags::SHARED,
-        };
-        mount_change("/", propagation | MountPropagationFlags::REC).os("mount", "/ propagation")?;
+        staged.enter(self.request.plan.rootfs.propagation)?;
+        rustix::process::chdir("/").os("chdir", "/")?;
         for path in ["/sys/kernel/debug", "/sys/kernel/tracing"] {
             // systemd's units for them see a mount and do not fail; unlocked, so that engines that
             // unmount everything below /sys/kernel can (whole.md 2).

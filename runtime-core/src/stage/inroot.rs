@@ -11,6 +11,10 @@ use rustix::io::Errno;
 
 use crate::error::{Error, OsContext, Result};
 
+/// How often a path is resolved again where a rename or a mount anywhere on the host has raced with its `..` (openat2(2),
+/// EAGAIN): a neighbour that renames without end must not hold a create up.
+const RACES: usize = 128;
+
 /// What a mount target must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
@@ -25,13 +29,13 @@ pub(super) fn open(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Re
     let path = path.trim_start_matches('/');
     let path = if path.is_empty() { "." } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    loop {
+    for _ in 0..RACES {
         match openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            // openat2(2): a rename raced with the resolution of `..`.
             Err(Errno::AGAIN | Errno::INTR) => {}
             opened => return opened,
         }
     }
+    Err(Errno::AGAIN)
 }
 
 /// O_PATH descriptor of `path`, `None` where nothing is there.

@@ -3,18 +3,21 @@
 //! The kernel lets a user namespace mount its own procfs or sysfs only where one is fully visible
 //! already (mount_too_revealing() in fs/namespace.c), and masks make the visible ones partial. So a
 //! pristine instance of each lies hidden under the visible /proc: on a tmpfs of mode 0000 that the
-//! visible procfs covers. The rule does not ask that anybody can reach it (kernel.md (d)).
+//! visible procfs covers, and that stays behind where nobody can reach it (see `unlocked`). The rule does not ask that
+//! anybody can.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags, openat};
-use rustix::mount::fsconfig_set_fd;
+use rustix::mount::{MountAttrFlags, fsconfig_set_fd};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::dev;
 use super::inroot::{self, Target};
+use super::mounts::Context;
+use super::unlocked::Unlocked;
 use crate::error::{Error, OsContext, Result, StageFailure};
 use crate::kernel::features::{Feature, Features};
 use crate::kernel::fs::{self, PLAIN, option};
@@ -29,22 +32,34 @@ use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 const ACTIVE_CONSOLE: &[u8] = b"console\n";
 
 /// Mounts /proc, /sys and /sys/fs/cgroup; the caller is in the network and cgroup namespaces that
-/// they show. `owner` are the host's ids of root inside.
+/// they show. `owner` are the host's ids of root inside. Where /sys is to be read-only, so is what is below it, and what
+/// of sysfs is mounted further inside (the hidden instance is what the kernel measures that by).
+///
+/// The root of /sys stays nobody's: the owners of sysfs are kept with its entries, which all instances share, so that a
+/// chown here would be one of the host's /sys. Of the container's network interfaces root inside is owner by the kernel's doing.
 pub(super) fn mount(
-    proof: &SingleThreaded,
-    root: &OwnedFd,
-    pid_ns: BorrowedFd<'_>,
+    context: &Context<'_>,
     owner: (u32, u32),
-    features: &Features,
+    unlocked: &mut Unlocked,
 ) -> Result<()> {
+    let Context {
+        proof,
+        root,
+        plan,
+        pid_ns,
+        features,
+        ..
+    } = *context;
+    let readonly = plan.base.readonly;
     let cover = [
         option("mode", "0000"),
         option("size", "8k"),
         option("nr_inodes", 8),
     ];
-    attach(fs::new("tmpfs", &cover, PLAIN)?, root, "/proc")?;
+    let target = inroot::target(root, "/proc", Target::Directory(0o755))?;
+    unlocked.attach(fs::new("tmpfs", &cover, PLAIN)?, target, "/proc")?;
     attach(procfs(proof, pid_ns, features)?, root, "/proc/p")?;
-    attach(fs::new("sysfs", &[], PLAIN)?, root, "/proc/s")?;
+    attach(further("sysfs", readonly)?, root, "/proc/s")?;
     let active = active_console(root, features)?;
     let cover = inroot::open(root, "/proc", OFlags::PATH).os("open", "/proc")?;
     set_attr(
@@ -60,17 +75,23 @@ pub(super) fn mount(
     // Its root directory is the host root's, which is nobody inside; images expect their root.
     dev::own(&visible, owner.0, owner.1)?;
     attach(visible, root, "/proc")?;
-    attach(fs::new("sysfs", &[], PLAIN)?, root, "/sys")?;
-    attach(fs::new("cgroup2", &[], PLAIN)?, root, "/sys/fs/cgroup")?;
+    let target = inroot::target(root, "/sys", Target::Directory(0o755))?;
+    unlocked.attach(further("sysfs", readonly)?, target, "/sys")?;
+    attach(further("cgroup2", readonly)?, root, "/sys/fs/cgroup")?;
     if let Some(target) = inroot::existing(root, "/sys/class/tty/console/active")? {
         fs::attach(active, target, "/sys/class/tty/console/active")?;
     }
     Ok(())
 }
 
-/// A further sysfs or cgroup2 for the spec's mounts.
-pub(super) fn further(fs_type: &str) -> Result<OwnedFd> {
-    fs::new(fs_type, &[], PLAIN)
+/// A sysfs, cgroup2 or mqueue of the namespaces that the caller is in.
+pub(super) fn further(fs_type: &str, readonly: bool) -> Result<OwnedFd> {
+    let attributes = if readonly {
+        PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY
+    } else {
+        PLAIN
+    };
+    fs::new(fs_type, &[], attributes)
 }
 
 fn attach(mount: OwnedFd, root: &OwnedFd, path: &str) -> Result<()> {

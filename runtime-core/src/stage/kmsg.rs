@@ -25,6 +25,7 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::dev::{open_terminal, own};
 use super::inroot::{self, Target};
+use super::unlocked::Unlocked;
 use crate::error::{OsContext, Result};
 use crate::kernel::features::Features;
 use crate::kernel::fs::{self, FsOption, option};
@@ -34,7 +35,12 @@ use crate::sys;
 ///
 /// In an instance of devpts of its own, so that terminals of the container count from 0. It is attached for a moment, on
 /// `/dev/pts`: before Linux 6.15 nothing that is not can be cloned.
-pub(super) fn mount(features: &Features, root: &OwnedFd, owner: (u32, u32)) -> Result<OwnedFd> {
+pub(super) fn mount(
+    features: &Features,
+    root: &OwnedFd,
+    owner: (u32, u32),
+    unlocked: &mut Unlocked,
+) -> Result<OwnedFd> {
     let options = [
         FsOption {
             key: "newinstance".into(),
@@ -51,7 +57,7 @@ pub(super) fn mount(features: &Features, root: &OwnedFd, owner: (u32, u32)) -> R
     unmount(sys::fd::path(&devpts), UnmountFlags::DETACH).os("umount", "devpts of /dev/kmsg")?;
     let (master, slave) = made?;
     let target = inroot::target(root, "/dev/kmsg", Target::File(0o600))?;
-    fs::attach(slave, target, "/dev/kmsg")?;
+    unlocked.attach(slave, target, "/dev/kmsg")?;
     Ok(master)
 }
 

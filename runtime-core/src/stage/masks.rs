@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::FileType;
 
+use super::unlocked::Unlocked;
 use super::{dev, inroot};
 use crate::error::{OsContext, Result};
 use crate::kernel::features::Features;
@@ -11,7 +12,12 @@ use crate::kernel::fs::{self, PLAIN, option};
 use crate::sys::mount::{Change, NODEV, NOEXEC, NOSUID, RDONLY, set_attr};
 
 /// Covers each path that exists: a file by /dev/null, a directory by an empty tmpfs.
-pub(super) fn mask(features: &Features, root: &OwnedFd, paths: &[String]) -> Result<()> {
+pub(super) fn mask(
+    features: &Features,
+    root: &OwnedFd,
+    paths: &[String],
+    unlocked: &mut Unlocked,
+) -> Result<()> {
     for path in paths {
         let Some(target) = inroot::existing(root, path)? else {
             continue;
@@ -36,13 +42,19 @@ pub(super) fn mask(features: &Features, root: &OwnedFd, paths: &[String]) -> Res
         } else {
             dev::host_node(features, "null", 1, 3)?
         };
+        unlocked.keep_locked(&target)?;
         fs::attach(cover, target, path)?;
     }
     Ok(())
 }
 
 /// Binds each path that exists on itself, read-only.
-pub(super) fn readonly(features: &Features, root: &OwnedFd, paths: &[String]) -> Result<()> {
+pub(super) fn readonly(
+    features: &Features,
+    root: &OwnedFd,
+    paths: &[String],
+    unlocked: &mut Unlocked,
+) -> Result<()> {
     for path in paths {
         let Some(target) = inroot::existing(root, path)? else {
             continue;
@@ -58,6 +70,7 @@ pub(super) fn readonly(features: &Features, root: &OwnedFd, paths: &[String]) ->
             },
         )
         .os("mount_setattr", path)?;
+        unlocked.keep_locked(&target)?;
         fs::attach(tree, target, path)?;
     }
     Ok(())

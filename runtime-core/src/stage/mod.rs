@@ -31,6 +31,7 @@ mod security;
 mod step;
 mod steps;
 mod times;
+mod unlocked;
 mod userns_fs;
 
 use crate::error::{StageFailure, Warning};

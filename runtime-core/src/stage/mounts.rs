@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::mount::MountAttrFlags;
 
 use super::inroot::{self, Target};
+use super::unlocked::Unlocked;
 use super::userns_fs::{Makers, tmpfs_contexts};
 use super::{dev, kernfs};
 use crate::config::OnUnmappable;
@@ -32,21 +33,15 @@ pub(super) struct Context<'a> {
     pub(super) features: &'a Features,
 }
 
-/// Files that engines bind over the image's. What is below is the image's own, so root inside may unmount them; locked they
-/// would be in the way of `mount --bind /etc` and of tools that unmount them to write their own (mount_namespaces(7)).
-const UNLOCKED: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
-
-/// What [`mount_all`] leaves to init, which mounts it when the rest is locked: path inside and detached mount.
-pub(super) type Unlocked = Vec<(String, OwnedFd)>;
-
 /// Makes the spec's mounts in order; returns downgrades.
 pub(super) fn mount_all(
     context: &Context<'_>,
     makers: &mut Makers,
-) -> Result<(Vec<Warning>, Unlocked)> {
+    unlocked: &mut Unlocked,
+) -> Result<Vec<Warning>> {
     let mut warnings = Vec::new();
-    let mut unlocked = Vec::new();
     let mut tmpfs = user_tmpfs(context, makers)?.into_iter();
+    let readonly = context.plan.base.readonly;
     for (index, mount) in context.plan.mounts.iter().enumerate() {
         let field = format!("mounts[] {}", mount.destination);
         let (tree, is_dir) = match &mount.kind {
@@ -74,9 +69,9 @@ pub(super) fn mount_all(
                 kernfs::procfs(context.proof, context.pid_ns, context.features)?,
                 true,
             ),
-            MountKind::Sysfs => (kernfs::further("sysfs")?, true),
-            MountKind::Cgroup => (kernfs::further("cgroup2")?, true),
-            MountKind::Mqueue => (kernfs::further("mqueue")?, true),
+            MountKind::Sysfs => (kernfs::further("sysfs", readonly)?, true),
+            MountKind::Cgroup => (kernfs::further("cgroup2", readonly)?, true),
+            MountKind::Mqueue => (kernfs::further("mqueue", false)?, true),
             MountKind::Devpts { options } => {
                 (fs::new("devpts", options, MountAttrFlags::empty())?, true)
             }
@@ -99,68 +94,13 @@ pub(super) fn mount_all(
             Target::File(0o644)
         };
         let target = inroot::target(context.root, &mount.destination, kind)?;
-        if may_be_unlocked(context, index, &tree)? {
-            unlocked.push((mount.destination.clone(), tree));
+        if matches!(mount.kind, MountKind::Tmpfs { .. }) {
+            unlocked.attach_ground(tree, target, &mount.destination)?;
         } else {
-            fs::attach(tree, target, &mount.destination)?;
+            unlocked.attach(tree, target, &mount.destination)?;
         }
     }
-    Ok((warnings, unlocked))
-}
-
-/// Mounts them below `/`, the container's root.
-pub(super) fn attach_unlocked(unlocked: Unlocked) -> Result<()> {
-    if unlocked.is_empty() {
-        return Ok(());
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, "/", flags, Mode::empty()).os("open", "/")?;
-    for (path, file) in unlocked {
-        let target = inroot::target(&root, &path, Target::File(0o644))?;
-        fs::attach(file, target, &path)?;
-    }
-    Ok(())
-}
-
-/// Whether a mount may be made last and unlocked: a file that nothing restricts, so that there is nothing to undo, and that
-/// nothing covers.
-fn may_be_unlocked(context: &Context<'_>, index: usize, tree: &OwnedFd) -> Result<bool> {
-    let plan = context.plan;
-    let (mount, later) = (&plan.mounts[index], &plan.mounts[index + 1..]);
-    let path = Path::new(&mount.destination);
-    let mut covers = plan.masked_paths.iter().chain(&plan.readonly_paths);
-    if !UNLOCKED.contains(&mount.destination.as_str())
-        || !matches!(mount.kind, MountKind::Bind { .. })
-        || later
-            .iter()
-            .any(|other| path.starts_with(&other.destination))
-        || covers.any(|cover| path.starts_with(cover))
-    {
-        return Ok(false);
-    }
-    // Where a link leads may change with the mounts that follow.
-    for path in ["/etc", &mount.destination] {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let at =
-            inroot::open(context.root, path, flags).os("open in the root file system", path)?;
-        let stat = rustix::fs::fstat(&at).os("stat", path)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            return Ok(false);
-        }
-    }
-    let stat = rustix::fs::fstat(tree).os("stat", &mount.destination)?;
-    // The spec's own, and those of the mount on the host that it is a copy of.
-    let restrictions = StatVfsMountFlags::RDONLY
-        | StatVfsMountFlags::NOSUID
-        | StatVfsMountFlags::NODEV
-        | StatVfsMountFlags::NOEXEC;
-    let flags = rustix::fs::fstatvfs(tree)
-        .os("statvfs", &mount.destination)?
-        .f_flag;
-    Ok(
-        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && !flags.intersects(restrictions),
-    )
+    Ok(warnings)
 }
 
 /// Superblocks of all tmpfs of the spec, in order, by one process in the user namespace.
@@ -317,8 +257,9 @@ pub(super) fn flag(propagation: Propagation) -> u64 {
 }
 
 /// Binds the running kernel's modules and headers read-only, where the host has them: modprobe and
-/// builds against the kernel work inside as far as loading is not needed.
-pub(super) fn kernel_files(context: &Context<'_>) -> Result<()> {
+/// builds against the kernel work inside as far as loading is not needed. Never mapped: root inside reads what everybody on
+/// the host may, and not a key that signs modules.
+pub(super) fn kernel_files(context: &Context<'_>, unlocked: &mut Unlocked) -> Result<()> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     for path in [
@@ -344,22 +285,11 @@ pub(super) fn kernel_files(context: &Context<'_>) -> Result<()> {
         let tree = fs::clone_fd(context.features, &source, false, &path)?;
         let change = Change {
             set: RDONLY | NOSUID | NODEV,
-            idmap: Some(context.userns),
             ..Change::default()
         };
-        if set_attr(&tree, change).is_err() {
-            // Where the host's root cannot be mapped the files are nobody's and still readable.
-            set_attr(
-                &tree,
-                Change {
-                    idmap: None,
-                    ..change
-                },
-            )
-            .os("mount_setattr", &path)?;
-        }
+        set_attr(&tree, change).os("mount_setattr", &path)?;
         let target = inroot::target(context.root, &path, Target::Directory(0o755))?;
-        fs::attach(tree, target, &path)?;
+        unlocked.attach(tree, target, &path)?;
     }
     Ok(())
 }

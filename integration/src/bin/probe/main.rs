@@ -14,6 +14,7 @@
 //! | `keys` | revokes its session keyring, then the same with keys |
 //! | `kmsg` | uses /dev/kmsg and prints how that was, as JSON |
 //! | `locks` | tries to undo each mount, prints the outcomes as JSON |
+//! | `lock ID` | the same for one mount |
 //! | `attack DISK` | tries what must be refused, DISK being the host's root device as MAJOR:MINOR; JSON |
 //! | `writable DIR [SKIP…]` | prints every file below DIR that opens for writing, as JSON |
 //! | `open PATH…` | prints a line for each: the outcomes of opening it for reading and for writing |
@@ -68,6 +69,7 @@ fn run(words: &[&str]) -> Result<u8> {
         ["keys"] => exhaust::keys()?,
         ["kmsg"] => println!("{}", kmsg::all()?),
         ["locks"] => println!("{}", locks::all()?),
+        ["lock", id] => println!("{}", locks::one(id)?),
         ["attack", disk] => println!("{}", attack::all(disk)?),
         ["writable", top, skip @ ..] => println!("{}", attack::writable(top, skip)),
         ["open", paths @ ..] => paths

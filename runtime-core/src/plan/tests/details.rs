@@ -63,9 +63,9 @@ fn an_id_beyond_the_known_is_left_to_a_joined_namespace() {
 #[test]
 fn root_file_system() {
     for (word, propagation) in [
-        ("", Propagation::Shared),
+        ("", Propagation::Slave),
         ("rshared", Propagation::Shared),
-        ("rslave", Propagation::Shared),
+        ("rslave", Propagation::Slave),
         ("rprivate", Propagation::Private),
         ("unbindable", Propagation::Unbindable),
     ] {

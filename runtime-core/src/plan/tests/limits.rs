@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// Files and values, and the fields of warnings.
 fn convert(resources: &Value) -> (Vec<(String, String)>, Vec<String>) {
     let resources = serde_json::from_value(resources.clone()).unwrap();
-    let (limits, warnings) = Limits::new(Some(&resources)).unwrap();
+    let (limits, warnings) = Limits::new(Some(&resources), true).unwrap();
     for write in &limits.writes {
         assert!(write.file.starts_with(&format!("{}.", write.controller)));
         assert!(write.field.starts_with("linux.resources."));
@@ -180,9 +180,9 @@ fn devices_start_from_nothing_and_end_with_what_every_container_has() {
     // The first of these names nothing and allows nothing: see below.
     let devices = |json: Value| {
         let resources = serde_json::from_value(json!({"devices": json})).unwrap();
-        Limits::new(Some(&resources)).unwrap().0.devices
+        Limits::new(Some(&resources), true).unwrap().0.devices
     };
-    let none = Limits::new(None).unwrap().0;
+    let none = Limits::new(None, true).unwrap().0;
     assert_eq!(none.writes, []);
     assert_eq!(none.devices, devices(json!([])));
     let rules: Vec<String> = devices(json!([

@@ -3,14 +3,19 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::node::Node;
+use crate::process;
 
 /// How long containerd's garbage collection and the kernel may take to finish what a delete began.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// No user of the host's has an id from here on.
+const FIRST_OF_PODS: u64 = 65536;
 
 /// Directories that engines make for their first container and keep for the next one. They count only with content.
 const KEPT: [&str; 11] = [
@@ -64,6 +69,8 @@ impl Snapshot {
         }
         // A snapshot that a containerd was making when it was killed; no runtime has seen it.
         facts.retain(|fact| !fact.contains(".overlayfs/snapshots/new-"));
+        // Compiled filters, for the next container with the same profile.
+        facts.retain(|fact| !fact.starts_with("file /run/containerd-shim-sysbox/seccomp/"));
         // dockerd's own socket has another name after each start, and stays when dockerd is killed.
         facts.retain(|fact| !fact.starts_with("file /run/docker/libnetwork/"));
         // What network namespaces were mounted on stays for up to a minute in dockerd 26; the mounts are facts, too.
@@ -76,8 +83,9 @@ impl Snapshot {
         Self(facts)
     }
 
-    /// What of the host a node or a shim in it must not touch: mounts, named network namespaces, the shim's run directory; and
-    /// the kernel's device programs, where nobody else's tests run beside these ([`crate::host::strict`]).
+    /// What of the host a node or a shim in it must not touch or leave behind: mounts, named network namespaces, the shim's
+    /// run directory, FUSE connections that are mounted nowhere, keys of pods that are gone; and the kernel's device programs,
+    /// where nobody else's tests run beside these ([`crate::host::strict`]).
     #[must_use]
     pub fn of_host() -> Self {
         let mut facts = BTreeSet::new();
@@ -94,6 +102,8 @@ impl Snapshot {
                 &mut facts,
             );
         }
+        connections(&mut facts);
+        keys(&mut facts);
         Self(facts)
     }
 
@@ -183,6 +193,76 @@ pub fn descriptors(pid: i32) -> Vec<String> {
     open
 }
 
+/// How many watches of inotify(7) a process has, by `/proc/<pid>/fdinfo`.
+#[must_use]
+pub fn watches(pid: i32) -> usize {
+    let dir = Path::new("/proc").join(pid.to_string()).join("fdinfo");
+    let of = |path: PathBuf| {
+        let info = fs::read_to_string(path).unwrap_or_default();
+        info.lines()
+            .filter(|line| line.starts_with("inotify "))
+            .count()
+    };
+    entries(&dir).into_iter().map(of).sum()
+}
+
+/// Each FUSE connection that is mounted nowhere any more, by its number. The file system that lists them is mounted in
+/// private, for it need not be mounted here; without root there is none.
+fn connections(facts: &mut BTreeSet<String>) {
+    const LIST: &str = "cd /sys/fs/fuse && mount -t fusectl none connections && ls connections";
+    let mut list = Command::new("unshare");
+    list.args(["--mount", "sh", "-c", LIST]);
+    let Ok(list) = process::run(&mut list, b"", PATIENCE) else {
+        return;
+    };
+    // A connection's number is its file system's minor one.
+    let mounted: BTreeSet<String> = of_processes("mountinfo", |line| {
+        line.split(' ')
+            .nth(2)?
+            .strip_prefix("0:")
+            .map(str::to_owned)
+    });
+    let numbers = list.stdout.split_whitespace();
+    facts.extend(
+        numbers
+            .filter(|number| !mounted.contains(*number))
+            .map(|number| format!("FUSE connection {number}, mounted nowhere")),
+    );
+}
+
+/// The keys of each id that only pods have, and none that lives (proc_key-users(5)).
+fn keys(facts: &mut BTreeSet<String>) {
+    let ranges: BTreeSet<(u64, u64)> = of_processes("uid_map", |line| {
+        let mut words = line.split_whitespace().skip(1).map(str::parse);
+        Some((words.next()?.ok()?, words.next()?.ok()?))
+    });
+    let lives = |user: u64| {
+        ranges
+            .iter()
+            // That of the host's own namespace has everybody.
+            .any(|(first, count)| *first > 0 && (*first..first + count).contains(&user))
+    };
+    let table = fs::read_to_string("/proc/key-users").unwrap_or_default();
+    facts.extend(table.lines().filter_map(|line| {
+        let (user, rest) = line.split_once(':')?;
+        let user = user.trim().parse().ok()?;
+        let keys = rest.split_whitespace().nth(1)?.split('/').next()?;
+        let left = user >= FIRST_OF_PODS && keys != "0" && !lives(user);
+        left.then(|| format!("{keys} keys of uid {user}"))
+    }));
+}
+
+/// What `take` finds in the lines of a file that each process has in /proc.
+fn of_processes<T: Ord>(file: &str, take: impl Fn(&str) -> Option<T>) -> BTreeSet<T> {
+    let mut found = BTreeSet::new();
+    for process in entries(Path::new("/proc")) {
+        // A process that is gone has none.
+        let text = fs::read_to_string(process.join(file)).unwrap_or_default();
+        found.extend(text.lines().filter_map(&take));
+    }
+    found
+}
+
 fn mounts(proc: &Path, facts: &mut BTreeSet<String>) {
     let table = fs::read_to_string(proc.join("mountinfo")).unwrap_or_default();
     // Without ids, which differ for the same mount made twice.
@@ -225,7 +305,8 @@ fn describe(pid: &str) -> Option<String> {
             Some(name.trim().to_owned())
         }
         name => Some(format!(
-            "{pid} {name} {line}, open: {}",
+            "{pid} {name} {line}, {} inotify watches, open: {}",
+            watches(pid.parse().ok()?),
             descriptors(pid.parse().ok()?).join(" ")
         )),
     }
@@ -271,6 +352,17 @@ mod tests {
         let after = Snapshot(["b", "c"].map(str::to_owned).into());
         assert_eq!(before.difference(&after), ["left: c", "lost: a"]);
         assert!(before.difference(&before).is_empty());
+    }
+
+    #[test]
+    fn a_watch_is_counted() {
+        let pid = i32::try_from(std::process::id()).expect("a pid");
+        let before = watches(pid);
+        let instance = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC)
+            .expect("an instance");
+        rustix::fs::inotify::add_watch(&instance, "/", rustix::fs::inotify::WatchFlags::CREATE)
+            .expect("a watch");
+        assert!(watches(pid) > before);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Containers by `ctr`, under a runtime that the case chooses.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
-use crate::image::Image;
-use crate::node::{DEADLINE, Node};
+use crate::image::{Image, crafted};
+use crate::node::{DEADLINE, Node, pipe_layout};
 use crate::process::{self, Output};
 
 /// A runtime under test.
@@ -75,13 +77,25 @@ impl<'a> Bed<'a> {
         id: &'w str,
         words: &[&'w str],
     ) -> Vec<&'w str> {
+        self.line(options, image.reference(), id, words)
+    }
+
+    /// The same of an image by its name, or of a directory after the option `--rootfs`.
+    #[must_use]
+    pub fn line<'w>(
+        &self,
+        options: &[&'w str],
+        image: &'w str,
+        id: &'w str,
+        words: &[&'w str],
+    ) -> Vec<&'w str> {
         let mut line = vec!["ctr", "run", "--runtime", self.runtime.handler()];
         if self.runtime == Runtime::Runc {
             // It refuses ctr's default weight where the cpu controller is not on cgroup v2.
             line.extend(["--cpu-shares", "0"]);
         }
         line.extend(options);
-        line.extend([image.reference(), id]);
+        line.extend([image, id]);
         line.extend(words);
         line
     }
@@ -108,6 +122,45 @@ impl<'a> Bed<'a> {
             input,
             DEADLINE,
         )
+    }
+
+    /// `ctr run --rm` of an image by its name, or of a directory after the option `--rootfs`.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_of(&self, image: &str, options: &[&str], words: &[&str]) -> Result<Output> {
+        let id = self.id();
+        let options = [&["--rm"], options].concat();
+        self.node.exec(&self.line(&options, image, &id, words))
+    }
+
+    /// Imports an image that is made here ([`crate::image::crafted`]): its name. To be removed by [`Self::remove_image`].
+    ///
+    /// # Errors
+    /// If it cannot be made or imported.
+    pub fn import(
+        &self,
+        name: &str,
+        config: &Value,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<String> {
+        let reference = format!("localhost/{name}:latest");
+        let dir = self.node.state().join("layout");
+        std::fs::create_dir(&dir).context("create the layout's directory")?;
+        crafted(&dir, &reference, config, fill)?;
+        let line = ["ctr", "images", "import", "--local", "-"];
+        pipe_layout(&mut self.node.command(&line), &dir)?;
+        std::fs::remove_dir_all(&dir).context("remove the layout")?;
+        Ok(reference)
+    }
+
+    /// Removes an image and waits for the collector.
+    ///
+    /// # Errors
+    /// If the engine refuses.
+    pub fn remove_image(&self, reference: &str) -> Result<()> {
+        self.ctr(&["images", "remove", "--sync", reference])
+            .map(drop)
     }
 
     /// `ctr run -d`; the container runs when this returns.

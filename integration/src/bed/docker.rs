@@ -1,15 +1,17 @@
 //! Containers by Docker's client, under a runtime that the case chooses.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::ctr::Runtime;
 use crate::debian::Release;
 use crate::dockerd::{self, Store};
-use crate::image::Image;
-use crate::node::{DEADLINE, LINGER, Node};
+use crate::image::{Image, crafted};
+use crate::node::{DEADLINE, LINGER, Node, pipe_layout};
 use crate::process::{self, Output};
 
 /// What nodes with this dockerd are called in the pool.
@@ -92,14 +94,47 @@ impl<'a> Bed<'a> {
         self.try_docker(&self.words(&options, Image::Busybox.reference(), words))
     }
 
+    /// Loads an image that is made here ([`crate::image::crafted`]): its name.
+    ///
+    /// # Errors
+    /// If it cannot be made or loaded.
+    pub fn load(
+        &self,
+        name: &str,
+        config: &Value,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<String> {
+        let reference = format!("localhost/{name}:latest");
+        let dir = self.node.state().join("layout");
+        std::fs::create_dir(&dir).context("create the layout's directory")?;
+        crafted(&dir, &reference, config, fill)?;
+        let line = ["docker", "load", "--quiet"];
+        pipe_layout(&mut self.node.command(&line), &dir)?;
+        std::fs::remove_dir_all(&dir).context("remove the layout")?;
+        Ok(reference)
+    }
+
     /// `docker run -d` of the busybox image; the container runs when this returns.
     ///
     /// # Errors
     /// If the engine refuses.
     pub fn detached(&self, options: &[&str], words: &[&str]) -> Result<Container<'_>> {
+        self.detached_of(Image::Busybox.reference(), options, words)
+    }
+
+    /// The same of an image by its name.
+    ///
+    /// # Errors
+    /// If the engine refuses.
+    pub fn detached_of(
+        &self,
+        image: &str,
+        options: &[&str],
+        words: &[&str],
+    ) -> Result<Container<'_>> {
         let id = format!("c{}", self.count.fetch_add(1, Ordering::Relaxed));
         let options = [&["-d", "--name", &id], options].concat();
-        self.docker(&self.words(&options, Image::Busybox.reference(), words))?;
+        self.docker(&self.words(&options, image, words))?;
         Ok(Container { bed: self, id })
     }
 }

@@ -4,6 +4,7 @@
 //! (it has a `manifest.json`). The lowest layer is what mmdebstrap made; a small one above it holds what we add.
 
 mod busybox;
+mod crafted;
 mod layout;
 
 use std::fs;
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 use crate::cache;
 use crate::debian::{Recipe, Release};
 use layout::Layout;
+
+pub use crafted::crafted;
 
 /// The images that tests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

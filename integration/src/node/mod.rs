@@ -376,7 +376,10 @@ impl Drop for Node {
 }
 
 /// Streams a layout directory to a command that imports it.
-pub(crate) fn pipe_layout(command: &mut Command, layout: &Path) -> Result<()> {
+///
+/// # Errors
+/// If the command fails.
+pub fn pipe_layout(command: &mut Command, layout: &Path) -> Result<()> {
     let mut tar = Command::new("tar")
         .arg("-C")
         .arg(layout)

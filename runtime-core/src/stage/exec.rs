@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::CloneFlags;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::{Steps, builder, inherited, limits, maker, security};
 use crate::error::{OsContext, Result, StageFailure, Warning};
@@ -75,7 +76,7 @@ pub(super) fn run(
                 match &terminal {
                     Some(slave) => {
                         rustix::process::setsid().os("setsid", "")?;
-                        security::control(slave.as_fd())?;
+                        security::control(by_name(slave).as_ref().unwrap_or(slave).as_fd())?;
                     }
                     None => security::new_session(None, &stdio)?,
                 }
@@ -94,6 +95,25 @@ fn wait_for_start(channel: &Channel) -> Result<bool> {
         channel.recv::<Message>()?,
         Some((Message::Start, _))
     ))
+}
+
+/// The terminal opened by its name inside, which is the one that ttyname(3) and /proc/self/fd tell; `None` where the
+/// container has something else there.
+fn by_name(slave: &OwnedFd) -> Option<OwnedFd> {
+    let of = |fd: &OwnedFd| {
+        let stat = rustix::fs::fstat(fd).ok()?;
+        Some((stat.st_dev, stat.st_ino, stat.st_rdev))
+    };
+    let own = of(slave)?;
+    let path = format!("/dev/pts/{}", rustix::fs::minor(own.2));
+    let open = |flags| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(CWD, &path, flags, Mode::empty()).ok()?;
+        (of(&fd) == Some(own)).then_some(fd)
+    };
+    // Looked at first: what the container put there instead is not opened.
+    open(OFlags::PATH)?;
+    open(OFlags::RDWR | OFlags::NOCTTY)
 }
 
 /// The last namespace, and the ids of root inside.

@@ -23,6 +23,8 @@
 //! | `fuse-locked DIR` | the same, its server and a client of it locked up with each other |
 //! | `fuse-hold DIR HELD` | the same, and holds the lock of directory HELD by it |
 //! | `fuse-read HELD` | its program |
+//! | `watch SECONDS` | tries to get at every process of a runtime that it sees, prints what it got, as JSON |
+//! | `swap SECONDS A B…` | exchanges each path with the next one, over and over; prints how often |
 //! | `count` | prints how many bytes standard input had |
 
 mod attack;
@@ -32,9 +34,11 @@ mod fuse;
 mod inherited;
 mod kmsg;
 mod locks;
+mod race;
 mod stream;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -62,6 +66,8 @@ fn run(words: &[&str]) -> Result<u8> {
         ["fuse-locked", dir] => fuse::locked_up(dir)?,
         ["fuse-hold", dir, held] => fuse::hold(dir, held)?,
         ["fuse-read", held] => fuse::read_directory(held)?,
+        ["watch", seconds] => println!("{}", race::watch(whole(seconds)?)),
+        ["swap", seconds, paths @ ..] => println!("{}", race::swap(whole(seconds)?, paths)?),
         ["count"] => stream::count()?,
         ["facts"] => println!("{}", facts::all()?),
         ["inherited"] => println!("{}", inherited::all()?),
@@ -79,4 +85,9 @@ fn run(words: &[&str]) -> Result<u8> {
         _ => bail!("unknown command {words:?}"),
     }
     Ok(0)
+}
+
+fn whole(seconds: &str) -> Result<Duration> {
+    let seconds = seconds.parse().context("SECONDS is a whole number")?;
+    Ok(Duration::from_secs(seconds))
 }

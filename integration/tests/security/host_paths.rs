@@ -17,14 +17,21 @@ pub(crate) const CASES: &[Case] = &[
     Case::ctr("a_log_that_is_a_link", log).differs("runc's shim follows it"),
 ];
 
-/// A key of the node's root among the modules and the headers, beside what everybody may read.
-fn keys(node: &Node) -> Result<()> {
-    node.shell(
-        "for d in /lib/modules/$(uname -r) /usr/src/linux-headers-$(uname -r); do mkdir -p $d/certs; \
-         echo secret >$d/certs/key; chmod 600 $d/certs/key; echo open >$d/certs/cert; chmod 644 $d/certs/cert; done",
-    )?
-    .ok()
-    .map(drop)
+/// A key of the node's root among the modules and the headers, beside what everybody may read; on the host's disk, whose files can
+/// be ID-mapped, as the node's own cannot.
+fn with_keys(node: &Node, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    let each = |act: &str| {
+        let script = format!(
+            "for d in /lib/modules/$(uname -r) /usr/src/linux-headers-$(uname -r); do {act}; done"
+        );
+        node.shell(&script)?.ok().map(drop)
+    };
+    node.shell("mkdir -p /srv/certs; echo secret >/srv/certs/key; chmod 600 /srv/certs/key; echo open >/srv/certs/cert; chmod 644 /srv/certs/cert")?
+        .ok()?;
+    each("mkdir -p $d; mount --bind /srv $d")?;
+    act()?;
+    each("umount $d; rmdir $d")?;
+    node.shell("rm -r /srv/certs")?.ok().map(drop)
 }
 
 /// To be run inside: everybody's file is read, root's is not.
@@ -38,24 +45,27 @@ fn unread(seen: &str) -> Result<()> {
 }
 
 fn kernel_by_ctr(bed: &ctr::Bed<'_>) -> Result<()> {
-    keys(bed.node)?;
-    let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
-    unread(&container.shell(&format!("{NO}{READ}"))?)?;
-    container.remove()
+    with_keys(bed.node, || {
+        let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
+        unread(&container.shell(&format!("{NO}{READ}"))?)?;
+        container.remove()
+    })
 }
 
 fn kernel_by_docker(bed: &docker::Bed<'_>) -> Result<()> {
-    keys(bed.node)?;
-    let container = bed.detached(&["--privileged"], &["/probe", "sleep"])?;
-    unread(&container.shell(&format!("{NO}{READ}"))?)?;
-    container.remove()
+    with_keys(bed.node, || {
+        let container = bed.detached(&["--privileged"], &["/probe", "sleep"])?;
+        unread(&container.shell(&format!("{NO}{READ}"))?)?;
+        container.remove()
+    })
 }
 
 fn kernel_in_a_pod(bed: &cri::Bed<'_>) -> Result<()> {
-    keys(bed.node)?;
-    let pod = bed.pod(serde_json::json!({}))?;
-    unread(&pod.sleeper()?.shell(&format!("{NO}{READ}"))?)?;
-    pod.remove()
+    with_keys(bed.node, || {
+        let pod = bed.pod(serde_json::json!({}))?;
+        unread(&pod.sleeper()?.shell(&format!("{NO}{READ}"))?)?;
+        pod.remove()
+    })
 }
 
 /// Whoever may write where a log is to be could have the shim append to any file of the host (CVE-2026-53489). A directory that

@@ -341,6 +341,9 @@ fn refuse_filters(warnings: &mut Vec<Warning>) -> Result<()> {
     Ok(())
 }
 
+/// Older names of `base_reachable_time_ms` and `retrans_time_ms` (net/core/neighbour.c): the kernel's log complains of readers.
+const DEPRECATED: [&str; 2] = ["base_reachable_time", "retrans_time"];
+
 /// `/proc/sys/net` of this process's network namespace: what can be read and written.
 fn sysctls() -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(dir: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
@@ -351,6 +354,7 @@ fn sysctls() -> BTreeMap<PathBuf, Vec<u8>> {
             if meta.is_dir() {
                 walk(&entry.path(), into);
             } else if meta.permissions().mode() & 0o600 == 0o600
+                && !DEPRECATED.iter().any(|name| entry.file_name() == *name)
                 && let Ok(value) = std::fs::read(entry.path())
             {
                 into.insert(entry.path(), value);

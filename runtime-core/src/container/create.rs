@@ -119,8 +119,7 @@ impl Asked {
             last_cap: last_cap()?,
             seccomp_cache: Some(&filters),
         })?;
-        plan.warnings
-            .extend(limits::settle(&mut plan.process, true)?);
+        plan.warnings.extend(limits::settle(&mut plan.process)?);
         let path = Path::new(&plan.rootfs.path);
         let mounted = if request.rootfs.is_empty() {
             Mounted::find(path)?

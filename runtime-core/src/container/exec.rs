@@ -140,7 +140,7 @@ impl Container {
         };
         let (mut process, mut warnings) =
             steps.here(Step::Plan, || plan_process(&request.process, context))?;
-        warnings.extend(limits::settle(&mut process, false)?);
+        warnings.extend(limits::settle(&mut process)?);
         let terminal = if process.terminal {
             Some(self.terminal(&process)?)
         } else {

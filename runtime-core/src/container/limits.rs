@@ -25,9 +25,9 @@ struct Host {
 /// of its own, root inside may raise its limits of open files and locked memory; without a limit of the spec's they begin
 /// where the engine's are.
 ///
-/// A limit that the spec gives and that cannot be had is a warning; one that only we would have raised is one where
-/// `first`.
-pub(crate) fn settle(process: &mut Process, first: bool) -> Result<Vec<Warning>> {
+/// A limit that the spec gives and that cannot be had is a warning; that one cannot be raised of which it says nothing is what
+/// `check` tells of the host.
+pub(crate) fn settle(process: &mut Process) -> Result<Vec<Warning>> {
     let held = capabilities(None).os("capget", "own")?.effective;
     let nr_open = fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();
     let host = Host {
@@ -59,7 +59,7 @@ pub(crate) fn settle(process: &mut Process, first: bool) -> Result<Vec<Warning>>
             soft,
             hard: wanted.unwrap_or(hard).max(hard),
         };
-        warnings.extend(host.lower(&mut limit, hard).filter(|_| first));
+        let _ = host.lower(&mut limit, hard);
         process.rlimits.push(limit);
     }
     Ok(warnings)

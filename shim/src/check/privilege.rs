@@ -71,7 +71,7 @@ fn judge_capabilities(name: &'static str, set: u64) -> Finding {
         return Finding::degraded(
             name,
             "without cap_sys_resource",
-            "hard resource limits cannot be raised nor OOM scores lowered; the container starts, with a warning",
+            "hard limits of open files and locked memory are not raised, nor OOM scores lowered; where a spec asks for it the container starts, with a warning",
             "give containerd's service CAP_SYS_RESOURCE",
         );
     }

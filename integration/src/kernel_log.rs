@@ -77,6 +77,9 @@ const PROBING: [&str; 3] = [
     "overlayfs: ...falling back to uuid=null.",
 ];
 
+/// What a virtual machine draws whose host did not run it for a while (kernel/time/hrtimer.c).
+const STOLEN: &str = "hrtimer: interrupt took ";
+
 /// A client that mounts the layers of a stopped container for `cp` and `commit`, as nerdctl does. Under runc, whose root
 /// file system is mounted until the container is deleted, the kernel says this each time; under ours if the dead
 /// container's mounts are not gone yet.
@@ -91,7 +94,7 @@ pub fn complaints_since(position: u64) -> Vec<String> {
     match warnings_since(position) {
         Ok(lines) => lines
             .into_iter()
-            .filter(|line| !PROBING.contains(&line.as_str()))
+            .filter(|line| !PROBING.contains(&line.as_str()) && !line.starts_with(STOLEN))
             .map(|line| format!("the kernel says: {line}"))
             .collect(),
         Err(error) => vec![format!("{error:#}")],

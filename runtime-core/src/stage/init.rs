@@ -57,8 +57,6 @@ impl Init<'_> {
     fn pipeline(&self) -> Result<Infallible, Option<StageFailure>> {
         let (steps, plan) = (self.steps, &self.request.plan);
         let _ = rustix::thread::set_name(c"sysbox:[init]");
-        steps.run(Step::Setup, || inherited::reset_inside(&self.request.id))?;
-        steps.run(Step::BaseFilter, || security::base_filter(&plan.process))?;
         let staged = self.wait_for_root()?;
         steps.run(Step::Lock, || self.lock_mounts(&staged))?;
         steps.run(Step::Setup, || {
@@ -89,12 +87,19 @@ impl Init<'_> {
     }
 
     fn wait_for_root(&self) -> Result<Staged, Option<StageFailure>> {
+        let mut word = self.hear()?;
+        // Before any hook, but not before S has told all that it makes: a failure of ours ends it wherever it is.
+        let (steps, request) = (self.steps, self.request);
+        steps.run(Step::Setup, || inherited::reset_inside(&request.id))?;
+        steps.run(Step::BaseFilter, || {
+            security::base_filter(&request.plan.process)
+        })?;
         loop {
-            match self.go.recv::<Go>() {
-                Ok(Some((Go::Staged(staged), _))) => return Ok(staged),
-                Ok(Some((Go::Hooks, _))) => {
-                    let hooks = &self.request.plan.hooks.create_container;
-                    let done = self.steps.run(Step::Hooks, || {
+            match word {
+                Go::Staged(staged) => return Ok(staged),
+                Go::Hooks => {
+                    let hooks = &request.plan.hooks.create_container;
+                    let done = steps.run(Step::Hooks, || {
                         self.run_hooks("createContainer", hooks, Status::Creating)
                     });
                     let answer = match done {
@@ -102,9 +107,18 @@ impl Init<'_> {
                         Err(failure) => Go::Failed(failure),
                     };
                     self.go.send(&answer).map_err(|_| None)?;
+                    word = self.hear()?;
                 }
-                _ => return Err(None),
+                Go::Failed(_) => return Err(None),
             }
+        }
+    }
+
+    /// What S says next; where it is gone nobody wants to know why.
+    fn hear(&self) -> Result<Go, Option<StageFailure>> {
+        match self.go.recv::<Go>() {
+            Ok(Some((word, _))) => Ok(word),
+            _ => Err(None),
         }
     }
 

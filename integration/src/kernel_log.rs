@@ -82,7 +82,8 @@ const STOLEN: &str = "hrtimer: interrupt took ";
 
 /// A client that mounts the layers of a stopped container for `cp` and `commit`, as nerdctl does. Under runc, whose root
 /// file system is mounted until the container is deleted, the kernel says this each time; under ours if the dead
-/// container's mounts are not gone yet.
+/// container's mounts are not gone yet. ctr's `task exec --user` looks the user up in such a mount over a running container's
+/// layers.
 #[must_use]
 pub fn is_of_stopped_layers(line: &str) -> bool {
     line.contains("is in-use as upperdir/workdir of another mount")

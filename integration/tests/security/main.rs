@@ -38,7 +38,7 @@ mod working_directory;
 
 use std::process::ExitCode;
 
-use integration::{pool, suite};
+use integration::{kernel_log, pool, suite};
 use libtest_mimic::{Arguments, Trial};
 
 use case::Case;
@@ -90,5 +90,10 @@ fn main() -> ExitCode {
     for (kind, cases) in KINDS {
         trials.extend(cases.iter().flat_map(|case| case.trials(kind)));
     }
-    suite::run(&arguments, trials, pool::drain, |_| false)
+    suite::run(
+        &arguments,
+        trials,
+        pool::drain,
+        kernel_log::is_of_stopped_layers,
+    )
 }

@@ -78,8 +78,16 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("its working directory", |pid| {
         fs::read_dir(format!("/proc/{pid}/cwd/")).is_ok()
     }),
+    // In the midst of execve(2) a process may be looked at before it has its new name; it has no more than standard streams
+    // by then (fs/exec.c, begin_new_exec()).
     ("its descriptors", |pid| {
-        fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut list| list.next().is_some())
+        let names = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        names
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+            .any(|number| number > 2)
     }),
     ("a copy of a descriptor", |pid| {
         let copy = || {

@@ -78,16 +78,23 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("its working directory", |pid| {
         fs::read_dir(format!("/proc/{pid}/cwd/")).is_ok()
     }),
-    // In the midst of execve(2) a process may be looked at before it has its new name; it has no more than standard streams
-    // by then (fs/exec.c, begin_new_exec()).
+    // Those of the host's. In the midst of execve(2) the kernel lets root inside list descriptors that are about to be closed
+    // (fs/exec.c, exec_mmap() to do_close_on_exec()): the socket to the shim, and the container's own program.
     ("its descriptors", |pid| {
         let names = fs::read_dir(format!("/proc/{pid}/fd"))
             .into_iter()
             .flatten();
         names
             .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-            .any(|number| number > 2)
+            .filter(|entry| {
+                let number = entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| name.parse().ok());
+                number > Some(2_u32)
+            })
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .any(|target| !target.to_string_lossy().starts_with("socket:") && !target.exists())
     }),
     ("a copy of a descriptor", |pid| {
         let copy = || {

@@ -143,7 +143,8 @@ fn pause_and_resume(bed: &Bed<'_>) -> Result<()> {
         &[
             "/bin/sh",
             "-c",
-            "while :; do date +%s%N >/count; sleep 0.05; done",
+            // Renamed: a freeze between a truncation and the write would find nothing in it.
+            "while :; do date +%s%N >/next; mv /next /count; sleep 0.05; done",
         ],
     )?;
     container.shell("while ! test -s /count; do sleep 0.05; done")?;

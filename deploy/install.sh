@@ -1,12 +1,14 @@
 #!/bin/bash
 # Installs the shim and its configuration, or removes them. Running it again changes nothing that is as it should be.
-#   install.sh install [--binary FILE] [--containerd] [--docker] [--sysctl] [--dry-run]
-#   install.sh upgrade [--binary FILE] [--dry-run]
+#   install.sh install [--binary FILE] [--containerd] [--docker] [--sysctl] [--dry-run] [--force]
+#   install.sh upgrade [--binary FILE] [--dry-run] [--force]
 #   install.sh uninstall [--dry-run] [--force]
 # --containerd adds the handler `sysbox` for Kubernetes to containerd's configuration, --docker the runtimes `sysbox` and
 # `sysbox-runc` to dockerd's; what is there stays, and uninstall takes ours out again. ctr, nerdctl and
 # `docker run --runtime io.containerd.sysbox.v2` need neither, and no restart. --sysctl raises those of the kernel's bounds
 # that all containers share (sysctl.conf), now and at each boot, and lowers none.
+# Nothing is changed where containers cannot run, nor where an engine does not take what its file is to become. --force
+# installs where containers cannot run yet, and uninstalls under containers that do.
 # Environment: DESTDIR, a root to install below (packages, images); PREFIX, /usr/local; CONTAINERD_CONFIG,
 # /etc/containerd/config.toml; DOCKER_CONFIG, /etc/docker/daemon.json.
 set -euo pipefail
@@ -50,6 +52,20 @@ put() { # source, target, mode
 # shellcheck source=deploy/sysctl.sh
 . "$here/sysctl.sh"
 
+# Fails where no container of ours can run.
+approve_host() {
+    local said status=0
+    said=$("$binary" check 2>&1) || status=$?
+    case $status in
+        0) ;;
+        126 | 127) fail "$binary: it cannot be run to check this host: $said" ;;
+        *)
+            printf '%s\n' "$said" >&2
+            fail "containers cannot run on this host, so nothing is changed: see above, or use --force"
+            ;;
+    esac
+}
+
 install_all() {
     # Without a file to install, what is installed stays.
     if [ -z "$binary" ]; then
@@ -59,6 +75,7 @@ install_all() {
     [ -f "$binary" ] || fail "$binary: no such file: build it with \`make build\` and name it with --binary"
     if [ -z "${DESTDIR-}" ] && [ "$(id -u)" -ne 0 ]; then fail "must be root, or set DESTDIR"; fi
     # What cannot be done is said before anything is.
+    if [ -z "${DESTDIR-}$force" ]; then approve_host; fi
     for engine in "${engines[@]}"; do "check_$engine"; done
     if cmp -s "$binary" "$bin/$name" && [ -x "$bin/$name" ]; then
         echo "unchanged $bin/$name"
@@ -74,7 +91,7 @@ install_all() {
     fi
     for engine in "${engines[@]}"; do "add_$engine"; done
     if [ -n "$sysctl" ]; then add_sysctl; fi
-    if [ -z "${DESTDIR-}$dry" ]; then "$bin/$name" check; fi
+    if [ -z "${DESTDIR-}$dry" ]; then "$bin/$name" check || [ -n "$force" ]; fi
 }
 
 upgrade_all() {

@@ -12,7 +12,7 @@ use integration::process::Output;
 use crate::{Dest, can_run_nodes, deploy};
 
 /// Where the tests have an engine's configuration, so that the node's own is left alone.
-const CONTAINERD: &str = "/srv/containerd/config.toml";
+pub(crate) const CONTAINERD: &str = "/srv/containerd/config.toml";
 const DROP_IN: &str = "/srv/containerd/conf.d/containerd-shim-sysbox.toml";
 
 /// What an administrator may have in containerd's file.
@@ -43,6 +43,12 @@ root = "/var/lib/elsewhere"
 /// A node with the installer at /srv/deploy.
 fn node(release: Release) -> Result<Node> {
     let node = Node::start(release)?;
+    bring(&node)?;
+    Ok(node)
+}
+
+/// Puts the installer at /srv/deploy.
+pub(crate) fn bring(node: &Node) -> Result<()> {
     let copied = Command::new("cp")
         .arg("-r")
         .arg(deploy(""))
@@ -50,17 +56,17 @@ fn node(release: Release) -> Result<Node> {
         .status()?;
     ensure!(copied.success(), "cp of deploy/: {copied}");
     fs::create_dir_all(node.path("/srv/containerd"))?;
-    Ok(node)
+    Ok(())
 }
 
 /// The installer in the node, on its real root, its binary the node's shim.
-fn install(node: &Node, words: &str) -> Result<Output> {
+pub(crate) fn install(node: &Node, words: &str) -> Result<Output> {
     node.shell(&format!(
         "CONTAINERD_CONFIG={CONTAINERD} DOCKER_CONFIG=/srv/docker/daemon.json PREFIX=/srv/prefix /srv/deploy/install.sh {words}"
     ))
 }
 
-const BINARY: &str = "--binary /usr/local/bin/containerd-shim-sysbox-v2";
+pub(crate) const BINARY: &str = "--binary /usr/local/bin/containerd-shim-sysbox-v2";
 
 /// The runtime type of handler `sysbox`, and whether runc's own option is still there, as containerd reads its file.
 fn handlers(node: &Node) -> Result<(Option<String>, bool)> {
@@ -189,7 +195,7 @@ fn what_cannot_be_merged_is_refused_before_anything_is_done() -> Result<()> {
         &["--containerd"],
         containerd,
         "root = '/x'\n",
-        "version none: need 2 (containerd 1.7) or 3 (2.x)",
+        "version none: need 2 (containerd 1.7), 3 or 4 (2.x)",
     )?;
     refused(
         &["--docker"],

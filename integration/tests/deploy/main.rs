@@ -2,6 +2,7 @@
 
 mod engines;
 mod manifests;
+mod stock;
 mod sysctl;
 
 use std::fs;

@@ -6,7 +6,7 @@ use integration::node::DEADLINE;
 use integration::process;
 use integration::terminal::{SIZE, Session};
 
-use crate::bed::{ANY, Bed, Case, LINGER};
+use crate::bed::{ANY, Bed, Case, LINGER, OURS};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("exec_exit_codes", ANY, exit_codes),
@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("exec_missing_program", ANY, missing_program),
     Case::new("exec_shares_namespaces", ANY, shares_namespaces),
     Case::new("exec_many_at_once", ANY, many_at_once),
+    Case::new("exec_repeats_no_warning", OURS, repeats_no_warning),
 ];
 
 fn exit_codes(bed: &Bed<'_>) -> Result<()> {
@@ -142,4 +143,29 @@ fn many_at_once(bed: &Bed<'_>) -> Result<()> {
         anyhow::Ok(())
     })?;
     container.remove()
+}
+
+/// What is said of a container when it is made is not said again of each process in it.
+fn repeats_no_warning(bed: &Bed<'_>) -> Result<()> {
+    let said = || -> Result<usize> {
+        let log = std::fs::read_to_string(bed.node.containerd_log())?;
+        let lines = log.lines().filter(|line| line.contains("level=warning"));
+        Ok(lines
+            .filter(|line| line.contains("field=process.apparmorProfile"))
+            .count())
+    };
+    let before = said()?;
+    let container = bed.detached(
+        &["--apparmor-profile", "docker-default"],
+        Image::Busybox,
+        &["/probe", "sleep"],
+    )?;
+    for _ in 0..3 {
+        container.exec(&["/probe", "exit", "0"])?.ok()?;
+    }
+    // The log is a pipe of the shim's, which containerd has read to its end when the shim is gone.
+    container.remove()?;
+    let times = said()? - before;
+    ensure!(times == 1, "{times} times");
+    Ok(())
 }

@@ -197,7 +197,7 @@ fn labels(process: &oci::Process, warnings: &mut Vec<Warning>) -> Result<()> {
             "process.apparmorProfile",
             format!(
                 "the engine's default profile {name} is not applied: it denies mount(2), which a system container \
-                 needs; name a profile of your own or `unconfined` to be rid of this warning"
+                 needs; ask for `unconfined` to be rid of this warning"
             ),
         )),
         Some(name) => {

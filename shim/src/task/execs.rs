@@ -114,6 +114,9 @@ impl Task {
             terminal: process.streams.terminal,
         };
         let mut exec = self.run(process, request).await?;
+        // What holds of the container as well was said when it was made: health checks would repeat it for ever.
+        let said = self.container.warnings();
+        exec.warnings.retain(|warning| !said.contains(warning));
         warn(&self.id, &exec.warnings);
         match keep(&mut exec, process, &io) {
             Ok(pidfd) => Ok((exec.pid, pidfd)),

@@ -1,8 +1,14 @@
 //! Nothing on disk is shifted: what a container leaves is what an image says. What engines put over an image's files.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use integration::debian::Release;
 use integration::image::Image;
+use integration::node::DEADLINE;
 
 use crate::bed::{Bed, Case, Container, OURS};
 
@@ -13,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("committed_layer_runs_under_runc", OURS, commit),
     Case::new("another_range_finds_the_files", OURS, another_range),
     Case::new("files_of_the_engine", OURS, engine_files),
+    Case::new("a_create_that_fails_leaves_no_data_roots", OURS, failed),
 ];
 
 /// The upper directory of the newest snapshot, which is that of the only container.
@@ -184,4 +191,83 @@ pub(crate) fn engine_files(bed: &Bed<'_>) -> Result<()> {
     container.remove()?;
     bed.node.shell("rm -r /srv/plain /srv/etc /srv/run")?.ok()?;
     Ok(())
+}
+
+/// In the midst of making data roots, by an error and by the stage's death: no directory for one stays in the layer.
+fn failed(bed: &Bed<'_>) -> Result<()> {
+    const SNAPSHOTS: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots";
+    let below = |end: &str| -> Result<Option<PathBuf>> {
+        let found = bed.node.shell(&format!("ls -d {SNAPSHOTS}/*/{end}"))?;
+        Ok((found.code == 0).then(|| bed.node.path(found.text())))
+    };
+    let probe = below("fs/probe")?.context("no image")?;
+    let image = probe.parent().context("no directory")?;
+    let run = || {
+        bed.node
+            .exec(&bed.words(&["-d"], Image::Busybox, "failed", &["/probe", "sleep"]))
+    };
+    let nothing_left = |when: &str| -> Result<()> {
+        let sysbox = below("sysbox")?.with_context(|| format!("{when}: no data root"))?;
+        let upper = sysbox.with_file_name("fs");
+        let left = files_below(&upper)?;
+        ensure!(
+            left.iter()
+                .all(|path| Path::new("var/lib/rancher").starts_with(path)),
+            "{when}: {left:?}"
+        );
+        bed.ctr(&["container", "delete", "failed"]).map(drop)
+    };
+
+    let (etc, rancher) = (image.join("etc/docker"), image.join("var/lib/rancher"));
+    fs::create_dir_all(&etc)?;
+    // Looked at after those of the configuration.
+    fs::write(etc.join("daemon.json"), r#"{"data-root": "/probe"}"#)?;
+    let said = run()?;
+    fs::remove_dir_all(&etc)?;
+    ensure!(
+        said.stderr.contains("is not a directory"),
+        "{}",
+        said.stderr
+    );
+    nothing_left("an error")?;
+
+    // What takes a while to copy.
+    fs::create_dir_all(&rancher)?;
+    for number in 0..20_000 {
+        fs::write(rancher.join(number.to_string()), "x")?;
+    }
+    thread::scope(|scope| -> Result<()> {
+        let client = scope.spawn(run);
+        let begin = Instant::now();
+        while below("sysbox/-new-*")?.is_none() {
+            ensure!(
+                begin.elapsed() < DEADLINE && !client.is_finished(),
+                "no copy begins"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        bed.node.shell("pkill -9 -f '^/proc/self/exe init'")?.ok()?;
+        let said = client
+            .join()
+            .map_err(|_| anyhow::anyhow!("the client panicked"))??;
+        ensure!(said.stderr.contains("died"), "{}", said.stderr);
+        Ok(())
+    })?;
+    fs::remove_dir_all(&rancher)?;
+    nothing_left("a death")
+}
+
+/// The paths of all that is below `top`.
+fn files_below(top: &Path) -> Result<Vec<PathBuf>> {
+    let (mut found, mut rest) = (Vec::new(), vec![top.to_owned()]);
+    while let Some(dir) = rest.pop() {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            found.push(path.strip_prefix(top)?.to_owned());
+            if path.symlink_metadata()?.is_dir() {
+                rest.push(path);
+            }
+        }
+    }
+    Ok(found)
 }

@@ -173,7 +173,7 @@ fn fuse(bed: &Bed<'_>) -> Result<()> {
 /// The image says where its dockerd keeps data, and a link says where that is: not into the system, whatever it is called.
 fn linked_data_root(bed: &Bed<'_>) -> Result<()> {
     let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
-    container.shell("ln -s /etc /x; ln -s /srv /y; mkdir -p /etc/docker /srv; echo '{\"data-root\": \"/x/engine\"}' >/etc/docker/daemon.json")?;
+    container.shell("ln -s /etc /x; ln -s /srv /y; ln -s /nowhere /z; mkdir -p /etc/docker /srv; echo '{\"data-root\": \"/x/engine\"}' >/etc/docker/daemon.json")?;
     let again = |container: &Container<'_>| -> Result<String> {
         bed.ctr(&["task", "kill", "--signal", "SIGKILL", &container.id])?;
         container.reaches("STOPPED")?;
@@ -183,6 +183,9 @@ fn linked_data_root(bed: &Bed<'_>) -> Result<()> {
             .shell("cut -d ' ' -f 5 /proc/self/mountinfo | grep engine || ls -d /etc/engine || :")
     };
     let seen = again(&container)?;
+    ensure!(seen.is_empty(), "{seen}");
+    container.shell("echo '{\"data-root\": \"/z/engine\"}' >/etc/docker/daemon.json")?;
+    let seen = again(&container).context("a link that leads nowhere")?;
     ensure!(seen.is_empty(), "{seen}");
     container.shell("echo '{\"data-root\": \"/y/engine\"}' >/etc/docker/daemon.json")?;
     let seen = again(&container)?;

@@ -310,11 +310,22 @@ impl Stage {
         parent::news(&self.channel, &mut self.children, patience)
     }
 
-    /// Waits for the namespaces, mounts and init. Data roots that are about to be made are noted in `layer`.
+    /// Waits for the namespaces, mounts and init. Data roots that are about to be made are noted in `layer`, also where a
+    /// stage could not tell the end of it.
     fn made(&mut self, layer: &mut Layer, steps: &Steps) -> Result<Made> {
+        let made = self.hear_of_made(&mut layer.roots, steps);
+        if made.is_err()
+            && let Some(roots) = self.children.end()
+        {
+            layer.roots = roots;
+        }
+        made
+    }
+
+    fn hear_of_made(&mut self, roots: &mut Vec<DataRoot>, steps: &Steps) -> Result<Made> {
         loop {
             match self.news(BUILD_PATIENCE)? {
-                (Message::DataRoots(roots), _) => layer.roots = roots,
+                (Message::DataRoots(new), _) => *roots = new,
                 (
                     Message::Created {
                         pid,

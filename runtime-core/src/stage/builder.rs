@@ -145,16 +145,15 @@ impl<'a> Build<'a> {
         let mut unlocked = steps.run(Step::Rootfs, || Unlocked::new(&root.dir))?;
         if let (RootfsSource::Overlay(overlay), Some(layers)) = (&request.rootfs, &mut root.upper) {
             warnings = steps.run(Step::DataRoots, || {
-                let (roots, warnings) = data_roots::mount(
+                data_roots::mount(
                     &root.dir,
                     self.plan,
                     overlay,
                     layers,
                     features,
                     &mut unlocked,
-                )?;
-                self.channel.send(&Message::DataRoots(roots))?;
-                Ok(warnings)
+                    |roots| self.channel.send(&Message::DataRoots(roots)),
+                )
             })?;
         }
         let view = steps.run(Step::View, || {

@@ -19,7 +19,14 @@ use crate::sys::mount::{Change, RDONLY, set_attr};
 /// Longest daemon.json that is looked at; it is the image's.
 const MAX_DAEMON_JSON: u64 = 64 * 1024;
 
-/// Binds every data root; returns them for the swap at stop, and what an image did not get.
+/// A data root that is going to be.
+struct Wanted {
+    path: String,
+    root: DataRoot,
+}
+
+/// Binds every data root. `tell` hears of all that is needed for the swap at stop, and for undoing, before the first is made.
+/// Returns what an image did not get.
 pub(super) fn mount(
     root: &OwnedFd,
     plan: &Plan,
@@ -27,16 +34,50 @@ pub(super) fn mount(
     layers: &mut Layers<'_>,
     features: &Features,
     unlocked: &mut Unlocked,
-) -> Result<(Vec<DataRoot>, Vec<Warning>)> {
+    tell: impl FnOnce(Vec<DataRoot>) -> Result<()>,
+) -> Result<Vec<Warning>> {
     let Some((upper, _)) = &overlay.upper else {
-        return Ok(Default::default());
+        return Ok(Vec::new());
     };
+    let (all, mut warnings) = wanted(root, plan)?;
+    tell(all.iter().map(|wanted| wanted.root.clone()).collect())?;
     let snapshot = layers.open(upper.parent().unwrap_or(upper))?;
-    let mut wanted = plan.data_roots.clone();
-    wanted.extend(docker_data_root(root).filter(|path| is_clean(path)));
-    let (mut mounted, mut warnings): (Vec<DataRoot>, Vec<Warning>) = Default::default();
-    for path in wanted {
+    for Wanted { path, root: data } in all {
+        // First: where nothing is beside the layer, nobody looks for what to undo in it.
+        let mut dir = data_roots::prepare(&snapshot, &data.name)?;
+        let target = inroot::target(root, &path, Target::Directory(0o711))?;
+        if data.made.is_empty() {
+            copy_up(&target, &path)?;
+            if let Some((filled, texts)) = fill(&target, &snapshot, &data.name, &dir)? {
+                dir = filled;
+                warnings.extend(texts.into_iter().map(|text| Warning::new(&path, text)));
+            }
+        }
+        let tree = fs::clone_fd(features, &dir, false, &path)?;
+        if plan.base.readonly {
+            let change = Change {
+                set: RDONLY,
+                ..Change::default()
+            };
+            set_attr(&tree, change).os("mount_setattr read-only", &path)?;
+        }
+        unlocked.attach_ground(tree, &target, &path)?;
+    }
+    Ok(warnings)
+}
+
+/// Which data roots there are going to be in an image that nobody has changed yet, and what it does not get.
+fn wanted(root: &OwnedFd, plan: &Plan) -> Result<(Vec<Wanted>, Vec<Warning>)> {
+    let (mut all, mut warnings): (Vec<Wanted>, Vec<Warning>) = Default::default();
+    let mut paths = plan.data_roots.clone();
+    paths.extend(docker_data_root(root).filter(|path| is_clean(path)));
+    for path in paths {
         let made = missing_directories(root, &path)?;
+        if let Some(link) = made.last().filter(|first| is_there(root, first)) {
+            let text = format!("/{link} is a link that leads nowhere: no data root there");
+            warnings.push(Warning::new(&path, text));
+            continue;
+        }
         let inside = resolve(root, &path, made.len())?;
         if let Some(system) = system_directory(&inside) {
             let text = format!("leads into {system} of the image: no data root there");
@@ -49,52 +90,41 @@ pub(super) fn mount(
         };
         let in_volume = |m: &Mount| Path::new("/").join(&inside).starts_with(&m.destination);
         if inside.is_empty()
-            || mounted.iter().any(|m| taken(&m.inside))
+            || all.iter().any(|wanted| taken(&wanted.root.inside))
             || plan.mounts.iter().any(in_volume)
         {
             continue;
         }
-        let target = inroot::target(root, &path, Target::Directory(0o711))?;
         let name = data_roots::name(&inside);
-        if made.is_empty() {
-            copy_up(&target, &path)?;
-            let texts = fill(&target, &snapshot, &name)?;
-            warnings.extend(texts.into_iter().map(|text| Warning::new(&path, text)));
-        }
-        let data = data_roots::prepare(&snapshot, &name)?;
-        let tree = fs::clone_fd(features, &data, false, &path)?;
-        if plan.base.readonly {
-            let change = Change {
-                set: RDONLY,
-                ..Change::default()
-            };
-            set_attr(&tree, change).os("mount_setattr read-only", &path)?;
-        }
-        unlocked.attach_ground(tree, &target, &path)?;
-        mounted.push(DataRoot { inside, name, made });
+        let root = DataRoot { inside, name, made };
+        all.push(Wanted { path, root });
     }
-    Ok((mounted, warnings))
+    Ok((all, warnings))
 }
 
 /// Puts the image's content at the path into the new, empty data root, once. Beside it first: a crash must not leave half
-/// of it to be taken for all. Returns what is not as the image has it.
-fn fill(image: &OwnedFd, snapshot: &OwnedFd, name: &str) -> Result<Vec<String>> {
+/// of it to be taken for all. Returns what is the data root then, and what is not as the image has it.
+fn fill(
+    image: &OwnedFd,
+    snapshot: &OwnedFd,
+    name: &str,
+    data: &OwnedFd,
+) -> Result<Option<(OwnedFd, Vec<String>)>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |dir: &OwnedFd| openat(dir, ".", flags, Mode::empty()).os("open data root", name);
-    let image = open(image)?;
-    let data = open(&data_roots::prepare(snapshot, name)?)?;
+    let (image, data) = (open(image)?, open(data)?);
     if data_roots::is_filled(&data)?
         || !data_roots::is_empty(&data)?
         || data_roots::is_empty(&image)?
     {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let new = data_roots::to_fill(snapshot, name)?;
     let copied = copy::tree(&image, &new, true)?;
     let marks = data_roots::make_marks(&new)?;
     let marks = marks.map(|text| format!("marks of overlays that came with the image: {text}"));
     data_roots::filled(snapshot, name, &new)?;
-    Ok(copied.into_iter().chain(marks).collect())
+    Ok(Some((new, copied.into_iter().chain(marks).collect())))
 }
 
 /// Makes the directory and its parents exist in the upper directory, so that the data can be
@@ -118,6 +148,11 @@ fn missing_directories(root: &OwnedFd, path: &str) -> Result<Vec<String>> {
         missing.push(text.trim_start_matches('/').to_string());
     }
     Ok(missing)
+}
+
+/// Whether something is at `path` that leads nowhere, and so is not missing.
+fn is_there(root: &OwnedFd, path: &str) -> bool {
+    inroot::open(root, path, OFlags::PATH | OFlags::NOFOLLOW).is_ok()
 }
 
 /// `data-root` of the image's /etc/docker/daemon.json. The file is hostile: a wrong one is no error

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Error, OsContext, Result};
 use crate::kernel::reap::{readable_before, reap_before};
+use crate::rootfs::data_roots::DataRoot;
 use crate::stage::proto::{Channel, Message, Received, unexpected};
 
 /// How long a stage may take to end once it has nothing more to do, or has been killed.
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Children {
     pidfds: Vec<(i32, OwnedFd)>,
     channel: Channel,
+    /// What a stage was about to make when it was killed.
+    unheard: Option<Vec<DataRoot>>,
 }
 
 impl Children {
@@ -89,10 +92,30 @@ impl Children {
                 return Ok(true);
             };
             // One that was killed and has no pid any more needs no care.
-            let _ = self.hear(received.message, received.sender);
+            if let Ok(Message::DataRoots(roots)) = self.hear(received.message, received.sender) {
+                self.unheard = Some(roots);
+            }
             self.kill();
         }
         Ok(false)
+    }
+
+    /// Kills and reaps all. Returns what they have told nobody yet of data roots that they were about to make.
+    pub(crate) fn end(&mut self) -> Option<Vec<DataRoot>> {
+        if self.pidfds.is_empty() {
+            return None;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        self.kill();
+        while let Ok(false) = self.kill_unborn()
+            && let Ok(true) = readable_before(&self.channel, deadline)
+        {}
+        for (pid, pidfd) in self.pidfds.drain(..) {
+            if let Ok(None) = reap_before(&pidfd, deadline) {
+                tracing::warn!(pid, "a stage does not die");
+            }
+        }
+        self.unheard.take()
     }
 
     /// Hands all over, to be reaped.
@@ -104,19 +127,7 @@ impl Children {
 
 impl Drop for Children {
     fn drop(&mut self) {
-        if self.pidfds.is_empty() {
-            return;
-        }
-        let deadline = Instant::now() + PATIENCE;
-        self.kill();
-        while let Ok(false) = self.kill_unborn()
-            && let Ok(true) = readable_before(&self.channel, deadline)
-        {}
-        for (pid, pidfd) in &self.pidfds {
-            if let Ok(None) = reap_before(pidfd, deadline) {
-                tracing::warn!(pid, "a stage does not die");
-            }
-        }
+        self.end();
     }
 }
 
@@ -140,6 +151,7 @@ pub(crate) fn spawn<T: Serialize>(
     let mut children = Children {
         pidfds: Vec::new(),
         channel: ours.try_clone()?,
+        unheard: None,
     };
     children.adopt(
         i32::try_from(child.id())

@@ -263,9 +263,13 @@ fn open_dir(dir: &OwnedFd, name: &str) -> Result<OwnedFd> {
     openat(dir, name, flags, Mode::empty()).os("open data root", name)
 }
 
+/// Also where a stage was killed before it had made the directory.
 fn has_no_data(dir: &OwnedFd, name: &str) -> Result<bool> {
-    let data = open_dir(dir, name)?;
-    Ok(is_empty(&data)? && !is_filled(&data)?)
+    match open_dir(dir, name) {
+        Ok(data) => Ok(is_empty(&data)? && !is_filled(&data)?),
+        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether directory `dir` has no entries.

@@ -20,6 +20,7 @@
 //! | [`script`] | checks in the node, a line of shell each |
 //! | [`suite`] | the frame of a suite of trials |
 //! | [`terminal`] | a command with a terminal of its own |
+//! | [`hostile`] | the probe's FUSE that does not answer |
 //! | [`process`] | commands with a deadline |
 //!
 //! Nothing here changes the host outside the cache directory, one cgroup per running node and the packages that
@@ -33,6 +34,7 @@ pub mod dockerd;
 pub mod engines;
 pub mod gitlab;
 pub mod host;
+pub mod hostile;
 pub mod image;
 pub mod kernel_log;
 pub mod kubernetes;

@@ -1,7 +1,7 @@
 //! Descriptors that the runtime waits for.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsRawFd;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -11,6 +11,6 @@ use tokio::io::unix::AsyncFd;
     deprecated,
     reason = "unsound only for a type whose descriptor can change; the replacement is unsafe, which this crate forbids"
 )]
-pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn register<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(fd, interest)
 }

@@ -21,6 +21,7 @@ mod members;
 mod metrics;
 mod oom;
 mod options;
+mod places;
 mod pod;
 mod process;
 mod reap;

@@ -24,7 +24,7 @@ pub(crate) struct Process {
     /// Streams as the client named them.
     pub(crate) streams: Streams,
     /// Held by whoever changes the process's life: start, pause, resume, update, delete. A tokio lock: these wait.
-    pub(crate) verbs: tokio::sync::Mutex<()>,
+    pub(crate) verbs: Arc<tokio::sync::Mutex<()>>,
     /// Held for a few instructions.
     inner: Mutex<Inner>,
     exit: watch::Sender<Option<Exit>>,
@@ -68,7 +68,7 @@ impl Process {
         Process {
             id: id.into(),
             streams,
-            verbs: tokio::sync::Mutex::default(),
+            verbs: Arc::default(),
             inner: Mutex::new(Inner {
                 state: State::Created,
                 pid,

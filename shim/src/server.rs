@@ -25,12 +25,12 @@ use crate::flags::Flags;
 use crate::pod::Pod;
 use crate::socket::Served;
 use crate::start::{CONFIG_BODY, TTRPC_ADDRESS};
-use crate::{log, service};
+use crate::{log, places, service};
 
 /// Threads for verbs come and go with the load; idle ones cost memory in every pod.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Far more verbs than a pod has at a time: a bound that no verb ever waits at.
-const MAX_THREADS: usize = 512;
+/// As many as 256 containers have places for ([`crate::places`]): a bound that no verb ever waits at.
+const MAX_THREADS: usize = 256 * places::OF_A_CONTAINER;
 /// How long containerd may take no event at the end until the rest is given up.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -21,7 +21,7 @@ use ttrpc::r#async::{Service as Methods, TtrpcContext};
 
 use crate::convert;
 use crate::error::{Error, Result};
-use crate::lifecycle::{State, Verb};
+use crate::lifecycle::State;
 use crate::metrics::metrics;
 use crate::pod::Pod;
 
@@ -180,13 +180,9 @@ impl TaskService for Service {
         _: &TtrpcContext,
         request: ResizePtyRequest,
     ) -> ttrpc::Result<Empty> {
-        let process = self.pod.task(&request.id)?.process(&request.exec_id)?;
-        if !request.exec_id.is_empty() {
-            process.check(Verb::Resize)?;
-        }
-        if let Some(io) = process.io() {
-            io.resize(request.width, request.height)?;
-        }
+        let task = self.pod.task(&request.id)?;
+        task.resize(&request.exec_id, request.width, request.height)
+            .await?;
         Ok(Empty::new())
     }
 

@@ -2,7 +2,9 @@
 
 mod base_filter;
 mod bed;
+mod bounds;
 mod devices;
 mod load;
 mod order;
 mod process;
+mod terminals;

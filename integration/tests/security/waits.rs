@@ -1,15 +1,13 @@
 //! Who touches what a container serves, holds or has stopped, waits for it; nothing of ours does without a bound.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use integration::bed::{ctr, docker};
+use integration::hostile::{Rescue, meet};
 use integration::image::Image;
-use integration::node::Node;
 use integration::process;
 
 use crate::case::Case;
@@ -33,62 +31,6 @@ const NOTHING_ENDS_IT: &str = "nothing ends what waits for a FUSE";
 /// More than any bound of ours, and than a kill with all that it needs.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// The hostile FUSE connections of a node. At a case's end they are aborted: nothing else would end what waits in them,
-/// nor the node.
-struct Rescue<'a> {
-    node: &'a Node,
-    devices: RefCell<BTreeSet<u32>>,
-}
-
-impl<'a> Rescue<'a> {
-    fn new(node: &'a Node) -> Self {
-        let devices = RefCell::default();
-        Self { node, devices }
-    }
-
-    /// Notes what threads of the node see mounted now.
-    fn note(&self) -> Result<()> {
-        // The first thread may have ended.
-        let script = format!(
-            "for procs in $(find /sys/fs/cgroup -path '*{}/*' -name cgroup.procs); do
-               for pid in $(cat $procs); do cat /proc/$pid/task/*/mountinfo; done
-             done 2>/dev/null; true",
-            self.node.name()
-        );
-        let mut command = Command::new("/bin/sh");
-        let mounts = process::run(command.args(["-c", &script]), b"", BOUND)?.ok()?;
-        self.devices
-            .borrow_mut()
-            .extend(mounts.stdout.lines().filter_map(hostile_device));
-        Ok(())
-    }
-}
-
-/// Minor number of the device in a line of mountinfo.
-fn hostile_device(line: &str) -> Option<u32> {
-    line.contains(" - fuse hostile ")
-        .then(|| line.split(' ').nth(2)?.strip_prefix("0:")?.parse().ok())?
-}
-
-impl Drop for Rescue<'_> {
-    fn drop(&mut self) {
-        let devices = self.devices.borrow();
-        let words: Vec<_> = devices.iter().map(u32::to_string).collect();
-        let script = format!(
-            "mount -t fusectl fusectl /sys/fs/fuse/connections
-             for n in {}; do echo 1 >/sys/fs/fuse/connections/$n/abort; done",
-            words.join(" ")
-        );
-        let mut command = Command::new("unshare");
-        // A case that failed says why itself.
-        let _ = process::run(
-            command.args(["--mount", "/bin/sh", "-c", &script]),
-            b"",
-            BOUND,
-        );
-    }
-}
-
 /// Starts `words` of the probe in the container and waits until it says by its name that all is as it should be.
 fn hostile<'a>(
     bed: &ctr::Bed<'a>,
@@ -96,24 +38,11 @@ fn hostile<'a>(
     words: &[&str],
 ) -> Result<Rescue<'a>> {
     container.shell(&in_background(words))?;
-    ready(bed.node, container.pid()?)
+    meet(bed.node, container.pid()?.cast_unsigned(), "ready")
 }
 
 fn in_background(words: &[&str]) -> String {
     format!("/probe {} </dev/null >/dev/null 2>&1 &", words.join(" "))
-}
-
-/// Waits for a process `ready` beside `init`, which is a process of the node.
-fn ready(node: &Node, init: i32) -> Result<Rescue<'_>> {
-    let script = format!(
-        "i=0; until grep -qx ready $(ls /proc/{init}/root/proc/[0-9]*/comm | grep -v /proc/1/comm); do
-           sleep 0.05; i=$((i + 1)); [ $i -lt 200 ]; done"
-    );
-    let rescue = Rescue::new(node);
-    let ready = node.shell(&script)?;
-    rescue.note()?;
-    ready.ok()?;
-    Ok(rescue)
 }
 
 /// Runs a command that must end in time, well or not.
@@ -287,5 +216,5 @@ fn docker_hostile<'a>(
 ) -> Result<Rescue<'a>> {
     container.shell(&in_background(words))?;
     let init = bed.docker(&["inspect", "-f", "{{.State.Pid}}", &container.id])?;
-    ready(bed.node, init.text().parse()?)
+    meet(bed.node, init.text().parse()?, "ready")
 }

@@ -22,7 +22,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, Uid, chownat, fchown, flock, mkdirat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchown, flock, mkdirat, openat,
+};
 use rustix::io::Errno;
 
 pub use hierarchy::Hierarchy;
@@ -35,6 +37,10 @@ use crate::error::{Error, OsContext, Result};
 
 /// Name of the leaf. systemd as PID 1 expects to find itself in a cgroup of this name: it takes any other for its root.
 pub(crate) const LEAF: &str = "init.scope";
+
+/// Files by which a container is frozen, and killed. While they are open the kernel finds their names without the lock of the
+/// directory, which a process of the container may hold for ever (fs/namei.c, `lookup_fast`).
+const PINNED: [&str; 3] = ["cgroup.events", "cgroup.freeze", "cgroup.kill"];
 
 /// How long to wait for the last process to die or to freeze.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +66,8 @@ pub struct Cgroup {
     refused: Vec<Refusal>,
     /// The device program in force.
     devices: Mutex<Option<OwnedFd>>,
+    /// [`PINNED`] of one that was created.
+    _pinned: Vec<OwnedFd>,
     remove_on_drop: bool,
 }
 
@@ -94,6 +102,7 @@ impl Cgroup {
             let cgroup = Cgroup {
                 root: hierarchy.root().to_owned(),
                 relative: components.join("/"),
+                _pinned: pin(dir.as_fd()).os("open files of", path.display())?,
                 path,
                 dir,
                 owner: Some((Uid::from_raw(owner.0), Gid::from_raw(owner.1))),
@@ -129,6 +138,7 @@ impl Cgroup {
             owner: None,
             refused: Vec::new(),
             devices: Mutex::new(None),
+            _pinned: Vec::new(),
             remove_on_drop: false,
         })
     }
@@ -323,6 +333,14 @@ impl Drop for Cgroup {
             tracing::warn!(cgroup = %self.path.display(), error = error.chain(), "left a cgroup behind");
         }
     }
+}
+
+fn pin(dir: BorrowedFd<'_>) -> rustix::io::Result<Vec<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    PINNED
+        .iter()
+        .map(|name| openat(dir, *name, flags, Mode::empty()))
+        .collect()
 }
 
 /// Makes the container's directory and locks it. `None`: somebody removed it or its parent meanwhile.

@@ -33,8 +33,6 @@ pub struct Exec {
     pub pid: u32,
     /// Readable when it has exited.
     pub pidfd: OwnedFd,
-    /// Master of its terminal, if one was asked.
-    pub console: Option<OwnedFd>,
     /// Downgrades.
     pub warnings: Vec<Warning>,
     /// Further children, which have nothing more to do, to be reaped as well.
@@ -96,10 +94,15 @@ impl Starting {
         Ok(Exec {
             pid: pid.unsigned_abs(),
             pidfd,
-            console: self.console,
             warnings: self.warnings,
             stages: self.children.into_pidfds(),
         })
+    }
+
+    /// Master of its terminal, if it asked one; `Some` once. Its slave is what the container holds, and makes every call on
+    /// either end wait, the last one's close included (drivers/tty): so it is not for the thread that waits for all.
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        self.console.take()
     }
 
     /// Kills all of it, as far as it is known by now. True: that is all, and [`Starting::into_children`] is next; else

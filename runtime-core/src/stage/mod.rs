@@ -34,6 +34,10 @@ mod times;
 mod unlocked;
 mod userns_fs;
 
+use std::io::Write;
+
+use rustix::net::sockopt::socket_type;
+
 use crate::error::{StageFailure, Warning};
 use crate::stage::proto::{Channel, Message};
 use crate::sys;
@@ -48,6 +52,10 @@ pub(crate) const INIT: &str = "init";
 /// `argv[1]` of the stage that execs into one.
 pub(crate) const EXEC: &str = "exec";
 
+/// What a person is told who calls one.
+const BY_HAND: &str = "containerd-shim-sysbox-v2: init and exec are steps that the shim runs by itself while it makes a container or a \
+    process, with a socket as standard input; they are no commands. --help lists those";
+
 /// A stage: its socket, the proof that it has one thread, and the downgrades so far.
 type Stage = fn(&Channel, SingleThreaded, Vec<Warning>) -> Result<(), StageFailure>;
 
@@ -61,7 +69,7 @@ pub fn run_if_stage() {
         _ => return,
     };
     let status = match (sys::fd::take_stdin(), SingleThreaded::check()) {
-        (Ok(socket), Ok(proof)) => {
+        (Ok(socket), Ok(proof)) if socket_type(&socket).is_ok() => {
             let channel = Channel::from_fd(socket);
             let outcome = Steps::new(None)
                 .run(Step::Spawn, inherited::reset)
@@ -75,7 +83,11 @@ pub fn run_if_stage() {
                 }
             }
         }
-        _ => 125,
+        _ => {
+            // By a person: the shim's stages have no standard error.
+            let _ = writeln!(std::io::stderr(), "{BY_HAND}");
+            125
+        }
     };
     sys::clone::exit(status)
 }

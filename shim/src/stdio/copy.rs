@@ -4,22 +4,24 @@
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_blocking;
 
+use super::terminal::End;
 use crate::epoll;
 
 const BUFFER: usize = 8 << 10;
 
 /// A non-blocking descriptor.
-pub(super) type Fd = AsyncFd<OwnedFd>;
+pub(super) type Fd = AsyncFd<End>;
 
 /// Makes the open file description non-blocking and registers it.
-pub(super) fn nonblocking(fd: OwnedFd) -> io::Result<Fd> {
+pub(super) fn nonblocking(fd: impl Into<End>) -> io::Result<Fd> {
+    let fd = fd.into();
     fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
     epoll::register(fd, Interest::READABLE | Interest::WRITABLE)
 }

@@ -5,13 +5,14 @@
 
 pub(crate) mod binary;
 mod copy;
+mod terminal;
 mod uri;
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use runtime_core::OsContext;
@@ -19,14 +20,13 @@ use runtime_core::Stdio;
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchown};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
-use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use self::binary::Logger;
 use self::copy::{Fd, Sink, copy, nonblocking};
+pub(crate) use self::terminal::Terminal;
 use self::uri::Target;
 use crate::error::{Error, Result};
 
@@ -63,13 +63,10 @@ pub(crate) struct Io {
     /// Copies of output; aborted when dropped. Locked for a few instructions.
     outputs: Mutex<JoinSet<()>>,
     stdin: Mutex<Stdin>,
-    /// The terminal's master, once there is one.
-    console: OnceLock<OwnedFd>,
+    /// The terminal, once there is one.
+    terminal: OnceLock<Arc<Terminal>>,
     /// Where the terminal's output will go, until there is a terminal.
     console_sink: Mutex<Option<Sink>>,
-    /// A slave of the terminal: without it the master would hang up whenever the container closes the last of its own,
-    /// as systemd does between two uses of its console.
-    console_peer: Mutex<Option<OwnedFd>>,
     logger: Mutex<Option<Logger>>,
     exited: watch::Sender<bool>,
 }
@@ -91,9 +88,8 @@ impl Io {
         let io = Io {
             outputs: Mutex::default(),
             stdin: Mutex::default(),
-            console: OnceLock::new(),
+            terminal: OnceLock::new(),
             console_sink: Mutex::default(),
-            console_peer: Mutex::default(),
             logger: Mutex::default(),
             exited: watch::Sender::new(false),
         };
@@ -191,42 +187,33 @@ impl Io {
     }
 
     /// Starts copying from the terminal; input is to be started.
-    pub(crate) fn attach_console(&self, master: OwnedFd) -> Result<()> {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        *lock(&self.console_peer) = ioctl_tiocgptpeer(&master, flags).ok();
-        let dup = |fd: &OwnedFd| fd.try_clone().os("dup", "console");
+    pub(crate) fn attach(&self, terminal: Arc<Terminal>) -> Result<()> {
+        let end = || {
+            terminal
+                .end()
+                .and_then(nonblocking)
+                .os("epoll on", "console")
+        };
         let mut exited = self.exited.subscribe();
         if let Some(sink) = lock(&self.console_sink).take() {
-            let read = nonblocking(dup(&master)?).os("epoll on", "console")?;
             let gone = async move {
                 // An error means that the streams are being dropped.
                 let _ = exited.wait_for(|exited| *exited).await;
             };
-            lock(&self.outputs).spawn(copy(read, sink, gone, "console"));
+            lock(&self.outputs).spawn(copy(end()?, sink, gone, "console"));
         }
         let mut stdin = lock(&self.stdin);
         if stdin.path.is_some() {
-            let write = nonblocking(dup(&master)?).os("epoll on", "console")?;
-            stdin.sink = Some(Sink::Fd(write));
+            stdin.sink = Some(Sink::Fd(end()?));
         }
         drop(stdin);
-        let _ = self.console.set(master);
+        let _ = self.terminal.set(terminal);
         Ok(())
     }
 
-    /// Sets the terminal's size; without a terminal nothing.
-    pub(crate) fn resize(&self, columns: u32, rows: u32) -> Result<()> {
-        let Some(console) = self.console.get() else {
-            return Ok(());
-        };
-        let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
-        let size = Winsize {
-            ws_col: clamp(columns),
-            ws_row: clamp(rows),
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        Ok(tcsetwinsize(console, size).os("TIOCSWINSZ", format_args!("{columns}x{rows}"))?)
+    /// The terminal, if it has one.
+    pub(crate) fn terminal(&self) -> Option<Arc<Terminal>> {
+        self.terminal.get().cloned()
     }
 
     /// Lets the process see the end of its input once the client has gone, too.
@@ -242,7 +229,9 @@ impl Io {
             copy.abort();
         }
         drop(stdin);
-        *lock(&self.console_peer) = None;
+        if let Some(terminal) = self.terminal.get() {
+            terminal.let_go();
+        }
         self.exited.send_replace(true);
     }
 

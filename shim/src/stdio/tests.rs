@@ -8,12 +8,13 @@ use std::process::{Command, Stdio as ChildStdio};
 
 use rustix::fs::{CWD, FileType, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use rustix::pty::{grantpt, openpt, unlockpt};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::tcgetwinsize;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::*;
+use crate::places::Places;
 use crate::reap;
 
 const OWNER: Owner<'static> = Owner {
@@ -231,20 +232,17 @@ async fn a_terminal_both_ways_until_its_process_is_gone() {
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
     let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
-    io.attach_console(master).unwrap();
+    let terminal = Terminal::new(master, Places::new("c1"));
+    io.attach(terminal.clone()).unwrap();
     io.start_input(false).unwrap();
-    io.resize(132, 43).unwrap();
+    terminal.resize(132, 43).unwrap();
     let size = tcgetwinsize(&slave).unwrap();
     assert_eq!((size.ws_col, size.ws_row), (132, 43));
 
     rustix::io::write(&slave, b"before\n").unwrap();
     drop(slave); // As systemd does: no hang-up while the process lives.
     sleep(Duration::from_millis(50)).await;
-    let peer = lock(&io.console_peer)
-        .as_ref()
-        .unwrap()
-        .try_clone()
-        .unwrap();
+    let peer = terminal.peer();
     client.writer("in").write_all(b"typed\n").unwrap();
     let mut line = [0; 64];
     let (n, peer) = spawn_blocking(move || (rustix::io::read(&peer, &mut line).unwrap(), peer))

@@ -12,16 +12,17 @@ use runtime_core::{Exec, ExecRequest, Starting, send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{MOMENT, SIGKILL, Task, exit_or_unknown, warn};
 use crate::convert;
 use crate::epoll;
 use crate::error::{Error, Result};
 use crate::lifecycle::{State, Verb};
+use crate::places::Kind;
 use crate::process::Process;
 use crate::reap::{self, Exit, UNKNOWN};
-use crate::stdio::{Io, Owner, Streams};
+use crate::stdio::{Io, Owner, Streams, Terminal};
 
 /// How many processes of a container may be on their way into it at a time.
 pub(super) const STARTING: usize = 64;
@@ -113,12 +114,12 @@ impl Task {
             stdio,
             terminal: process.streams.terminal,
         };
-        let mut exec = self.run(process, request).await?;
+        let (mut exec, terminal) = self.run(process, request).await?;
         // What holds of the container as well was said when it was made: health checks would repeat it for ever.
         let said = self.container.warnings();
         exec.warnings.retain(|warning| !said.contains(warning));
         warn(&self.id, &exec.warnings);
-        match keep(&mut exec, process, &io) {
+        match keep(&exec, process, &io, terminal) {
             Ok(pidfd) => Ok((exec.pid, pidfd)),
             Err(error) => {
                 match send_signal(&exec.pidfd, SIGKILL) {
@@ -133,7 +134,11 @@ impl Task {
 
     /// Runs a process in the container; returns when it is executed. It passes through what the container serves and has
     /// stopped: so it has a deadline, can be killed meanwhile, and takes no thread, but one of [`STARTING`] places.
-    async fn run(&self, process: &Process, request: ExecRequest) -> Result<Exec> {
+    async fn run(
+        &self,
+        process: &Process,
+        request: ExecRequest,
+    ) -> Result<(Exec, Option<Arc<Terminal>>)> {
         let places = self.starting.clone().acquire_owned();
         // It is never closed.
         let Ok(Ok(place)) = timeout(START_TIMEOUT, places).await else {
@@ -142,31 +147,37 @@ impl Task {
                 self.id
             )));
         };
-        let starting = self
-            .on_container(|container| container.exec(request))
-            .await?;
+        process.starting(true);
+        let outcome = self.attempt(process, request, place).await;
+        process.starting(false);
+        let (mut exec, terminal) = outcome?;
+        collect(std::mem::take(&mut exec.stages)).await;
+        Ok((exec, terminal))
+    }
+
+    async fn attempt(
+        &self,
+        process: &Process,
+        request: ExecRequest,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(Exec, Option<Arc<Terminal>>)> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let (container, places) = (self.container.clone(), self.places.clone());
+        // Where nobody waits for it any more it undoes itself.
+        let begin = self.places.run(Kind::Exec, move || {
+            let mut starting = container.exec(request)?;
+            let console = starting.take_console();
+            Ok((starting, console.map(|it| Terminal::new(it, places))))
+        });
+        let (starting, terminal) = in_time(process, deadline, begin).await?;
         let ready = starting.as_fd().try_clone_to_owned().os("dup", "socket")?;
         let mut attempt = Attempt {
             starting,
             ready: epoll::register(ready, Interest::READABLE).os("epoll on", "socket")?,
             _place: place,
         };
-        process.starting(true);
-        let outcome = tokio::select! {
-            outcome = attempt.through() => outcome,
-            () = process.start_killed() => Err(Error::Refused("killed before it ran".into())),
-            () = sleep(START_TIMEOUT) => Err(Error::Internal(format!(
-                "the process does not come to run within {} s: what it needs of the container hangs",
-                START_TIMEOUT.as_secs()
-            ))),
-        };
-        process.starting(false);
-        match outcome {
-            Ok(()) => {
-                let mut exec = attempt.starting.finish()?;
-                collect(std::mem::take(&mut exec.stages)).await;
-                Ok(exec)
-            }
+        match in_time(process, deadline, attempt.through()).await {
+            Ok(()) => Ok((attempt.starting.finish()?, terminal)),
             Err(error) => {
                 attempt.end(&self.id).await;
                 Err(error)
@@ -193,6 +204,22 @@ impl Task {
         process.deleted();
         self.lock().by_id.remove(exec_id);
         Ok((process.pid(), exit_or_unknown(&process)))
+    }
+}
+
+/// What `work` comes to, unless the process is killed or its time is over before.
+async fn in_time<T>(
+    process: &Process,
+    deadline: Instant,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = process.start_killed() => Err(Error::Refused("killed before it ran".into())),
+        () = sleep_until(deadline) => Err(Error::Internal(format!(
+            "the process does not come to run within {} s: what it needs of the container hangs",
+            START_TIMEOUT.as_secs()
+        ))),
     }
 }
 
@@ -250,11 +277,16 @@ async fn collect(children: Vec<OwnedFd>) {
 
 /// Takes charge of a process that has just been executed: its terminal, its input, its exit. It stays the caller's where that
 /// fails.
-fn keep(exec: &mut Exec, process: &Process, io: &Io) -> Result<OwnedFd> {
+fn keep(
+    exec: &Exec,
+    process: &Process,
+    io: &Io,
+    terminal: Option<Arc<Terminal>>,
+) -> Result<OwnedFd> {
     let [ours, kept] = [exec.pidfd.try_clone(), exec.pidfd.try_clone()];
     let (ours, kept) = (ours.os("dup", "pidfd")?, kept.os("dup", "pidfd")?);
-    if let Some(console) = exec.console.take() {
-        io.attach_console(console)?;
+    if let Some(terminal) = terminal {
+        io.attach(terminal)?;
     }
     process.start_input()?;
     process.started(exec.pid, kept);

@@ -17,18 +17,19 @@ use containerd_shim_protos::events::task as event;
 use oci_spec::runtime as oci;
 use runtime_core::OsContext;
 use runtime_core::{Container, CreateRequest, Warning};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::convert;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::lifecycle::{State, Verb};
 use crate::options::Options;
+use crate::places::{Kind, Places};
 use crate::process::Process;
 use crate::reap::Exit;
-use crate::stdio::{Io, Owner};
+use crate::stdio::{Io, Owner, Terminal};
 
 /// signal(7).
 const SIGKILL: i32 = 9;
@@ -38,6 +39,9 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an init that got SIGKILL may take to end before whatever keeps it is ended, too.
 const MOMENT: Duration = Duration::from_secs(1);
+
+/// How long a verb may wait for another one that changes the container: longer than those take that end by themselves.
+const TURN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long after Create, at the latest, its input is opened (see [`Io::start_input`]).
 const INPUT_GRACE: Duration = Duration::from_millis(50);
@@ -61,10 +65,13 @@ pub(crate) struct Task {
     /// Held by Start until its event is queued, and by the exit's publisher: so the exit comes second.
     start_gate: tokio::sync::Mutex<()>,
     exit_published: watch::Sender<bool>,
-    /// Held while every process is being killed: for whoever wants the same meanwhile it is done when that is.
-    killing: tokio::sync::Mutex<()>,
+    /// For what may hang in the container.
+    places: Arc<Places>,
     events: Arc<Events>,
 }
+
+/// What a verb has that changes the container.
+type Turn = (OwnedMutexGuard<()>, OwnedSemaphorePermit);
 
 #[derive(Debug, Default)]
 struct Execs {
@@ -115,7 +122,8 @@ impl Task {
         .await?;
         warn(&request.id, &options.warnings);
         warn(&request.id, container.warnings());
-        let pidfd = match adopt(&container, &io, &pid_file) {
+        let places = Places::new(&request.id);
+        let pidfd = match adopt(&container, &io, &pid_file, &places) {
             Ok(pidfd) => pidfd,
             Err(error) => {
                 blocking(move || Ok(container.abandon()?)).await?;
@@ -135,7 +143,7 @@ impl Task {
             starting: Arc::new(Semaphore::new(execs::STARTING)),
             start_gate: tokio::sync::Mutex::default(),
             exit_published: watch::Sender::new(false),
-            killing: tokio::sync::Mutex::default(),
+            places,
             events,
         });
         task.events.send(&event::TaskCreate {
@@ -169,7 +177,7 @@ impl Task {
 
     /// Runs the user's program.
     pub(crate) async fn start(&self) -> Result<u32> {
-        let _verbs = self.init.verbs.lock().await;
+        let _turn = self.turn(Kind::Start).await?;
         let _gate = self.start_gate.lock().await;
         self.init.check(Verb::Start)?;
         self.init.start_input()?;
@@ -187,7 +195,7 @@ impl Task {
 
     /// Removes the container. Can be tried again after an error.
     pub(crate) async fn delete(self: &Arc<Self>) -> Result<(u32, Exit)> {
-        let _verbs = self.init.verbs.lock().await;
+        let _turn = self.turn(Kind::Delete).await?;
         self.init.check(Verb::Delete)?;
         if self.init.state() == State::Created {
             match self.container.kill(SIGKILL) {
@@ -222,7 +230,7 @@ impl Task {
 
     /// Freezes the container.
     pub(crate) async fn pause(&self) -> Result<()> {
-        let _verbs = self.init.verbs.lock().await;
+        let _turn = self.turn(Kind::Pause).await?;
         self.init.check(Verb::Pause)?;
         self.on_container(Container::pause).await?;
         self.init.change(State::Running, State::Paused);
@@ -235,7 +243,7 @@ impl Task {
 
     /// Thaws the container.
     pub(crate) async fn resume(&self) -> Result<()> {
-        let _verbs = self.init.verbs.lock().await;
+        let _turn = self.turn(Kind::Resume).await?;
         self.init.check(Verb::Resume)?;
         self.on_container(Container::resume).await?;
         self.init.change(State::Paused, State::Running);
@@ -248,13 +256,27 @@ impl Task {
 
     /// Changes limits.
     pub(crate) async fn update(&self, resources: oci::LinuxResources) -> Result<()> {
-        let _verbs = self.init.verbs.lock().await;
+        let turn = self.turn(Kind::Update).await?;
         self.init.check(Verb::Update)?;
-        let warnings = self
-            .on_container(move |container| container.update(&resources))
-            .await?;
-        warn(&self.id, &warnings);
+        let until = Places::deadline(Kind::Update);
+        let container = self.container.clone();
+        let update = move || Ok(container.update(&resources)?);
+        let warnings = self.places.within(Kind::Update, until, turn, update);
+        warn(&self.id, &warnings.await?);
         Ok(())
+    }
+
+    /// Sets the size of a process's terminal; without one nothing.
+    pub(crate) async fn resize(&self, exec_id: &str, columns: u32, rows: u32) -> Result<()> {
+        let process = self.process(exec_id)?;
+        if !exec_id.is_empty() {
+            process.check(Verb::Resize)?;
+        }
+        let Some(terminal) = process.io().and_then(|io| io.terminal()) else {
+            return Ok(());
+        };
+        let resize = move || terminal.resize(columns, rows);
+        self.places.run(Kind::Resize, resize).await
     }
 
     /// Sends a signal to a process, or to all of the container's.
@@ -273,7 +295,7 @@ impl Task {
         match (all, signal) {
             (true, SIGKILL) => self.kill_processes().await,
             (true, signal) => {
-                self.on_container(move |container| container.kill_all(signal))
+                self.placed(Kind::Signal, move |container| container.kill_all(signal))
                     .await
             }
             (false, signal) => {
@@ -287,8 +309,7 @@ impl Task {
     }
 
     async fn kill_processes(&self) -> Result<()> {
-        let _killing = self.killing.lock().await;
-        self.on_container(|container| container.kill_all(SIGKILL))
+        self.placed(Kind::Kill, |container| container.kill_all(SIGKILL))
             .await
     }
 
@@ -306,7 +327,7 @@ impl Task {
 
     /// Counters of the cgroup.
     pub(crate) async fn stats(&self) -> Result<runtime_core::stats::Stats> {
-        self.on_container(Container::stats).await
+        self.placed(Kind::Stats, Container::stats).await
     }
 
     /// Host pids of the container's processes, each with its exec id if it has one.
@@ -314,7 +335,7 @@ impl Task {
     /// A container that has exited but was not deleted has its init's: an empty answer makes a restarted containerd
     /// take the shim for a leak and throw the exit status away.
     pub(crate) async fn pids(&self) -> Result<Vec<(u32, Option<String>)>> {
-        let mut pids = self.on_container(Container::pids).await?;
+        let mut pids = self.placed(Kind::Pids, Container::pids).await?;
         if pids.is_empty() {
             pids.push(self.init.pid());
         }
@@ -344,6 +365,26 @@ impl Task {
         }
     }
 
+    /// Waits until no other verb changes the container: one of each kind does at a time, so that many of one keep nobody from
+    /// another.
+    async fn turn(&self, kind: Kind) -> Result<Turn> {
+        let until = Instant::now() + TURN_TIMEOUT;
+        let place = self.places.take(kind, until).await?;
+        let verbs = timeout_at(until, self.init.verbs.clone().lock_owned()).await;
+        let verbs = verbs.map_err(|_| self.places.busy("another verb"))?;
+        Ok((verbs, place))
+    }
+
+    /// Runs a verb of the library that may hang, and can be left to itself then.
+    async fn placed<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        verb: impl FnOnce(&Container) -> runtime_core::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let container = self.container.clone();
+        self.places.run(kind, move || Ok(verb(&container)?)).await
+    }
+
     /// Runs a verb of the library on a blocking thread.
     async fn on_container<T: Send + 'static>(
         &self,
@@ -360,9 +401,9 @@ impl Task {
 }
 
 /// Takes charge of a container that has just been made: its terminal, its pid for `delete`, its exit.
-fn adopt(container: &Container, io: &Io, pid_file: &Path) -> Result<OwnedFd> {
+fn adopt(container: &Container, io: &Io, pid_file: &Path, places: &Arc<Places>) -> Result<OwnedFd> {
     if let Some(console) = container.take_console() {
-        io.attach_console(console)?;
+        io.attach(Terminal::new(console, places.clone()))?;
     }
     let pid = container.pid().to_string();
     fs::write(pid_file, pid).os("write", pid_file.display())?;

@@ -35,20 +35,27 @@ const HEADER: usize = 40;
 /// Node ids.
 const ROOT: u64 = 1;
 const PROGRAM: u64 = 2;
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 /// Every byte of [`BAIT`].
-const MARK: u8 = 0xa5;
+pub(crate) const MARK: u8 = 0xa5;
 
 /// Memory of the program that is read from its file when it is first touched.
 static BAIT: Mutex<[MaybeUninit<u8>; 32 * PAGE]> = Mutex::new([MaybeUninit::new(MARK); 32 * PAGE]);
 
 /// Mounts it on `dir`, says so by its name, and serves until it is killed. A client that waits in it can be killed only
-/// after the server.
+/// after the server, whose name says that there is one.
 pub(crate) fn silent(dir: &str) -> Result<()> {
     let mut server = Server::new(dir)?;
     nix::sys::prctl::set_name(c"ready").context("rename this process")?;
-    while server.answer()? != Answer::Ended {}
-    Ok(())
+    loop {
+        match server.answer()? {
+            Answer::Ended => return Ok(()),
+            Answer::Swallowed => {
+                nix::sys::prctl::set_name(c"held").context("rename this process")?;
+            }
+            Answer::Given | Answer::Initialised => {}
+        }
+    }
 }
 
 /// The same with a client in the same process, and a server that ends at the client's first request: the client keeps the

@@ -23,6 +23,7 @@
 //! | `fuse-locked DIR` | the same, its server and a client of it locked up with each other |
 //! | `fuse-hold DIR HELD` | the same, and holds the lock of directory HELD by it |
 //! | `fuse-read HELD` | its program |
+//! | `tty-write TTY`, `tty-size TTY` | as a program of `fuse-silent`: writes what never comes to a terminal, asks for its size with that as the answer's place |
 //! | `watch SECONDS` | tries to get at every process of a runtime that it sees, prints what it got, as JSON |
 //! | `swap SECONDS A B…` | exchanges each path with the next one, over and over; prints how often |
 //! | `count` | prints how many bytes standard input had |
@@ -36,6 +37,7 @@ mod kmsg;
 mod locks;
 mod race;
 mod stream;
+mod terminal;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -66,6 +68,9 @@ fn run(words: &[&str]) -> Result<u8> {
         ["fuse-locked", dir] => fuse::locked_up(dir)?,
         ["fuse-hold", dir, held] => fuse::hold(dir, held)?,
         ["fuse-read", held] => fuse::read_directory(held)?,
+        ["tty-write", tty] => terminal::write(tty)?,
+        ["tty-size", tty] => terminal::size(tty)?,
+        ["tty-size-of", tty] => terminal::size_of(tty)?,
         ["watch", seconds] => println!("{}", race::watch(whole(seconds)?)),
         ["swap", seconds, paths @ ..] => println!("{}", race::swap(whole(seconds)?, paths)?),
         ["count"] => stream::count()?,

@@ -84,7 +84,7 @@ pub(super) fn run(
             })?;
             let program = steps.run(Step::Setup, || security::Program::new(process))?;
             steps.run(Step::Security, || security::drop_privileges(process))?;
-            match steps.last(Step::Exec, || program.exec())? {}
+            program.exec(channel, &steps)
         }
     }
 }

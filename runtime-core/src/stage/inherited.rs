@@ -22,7 +22,7 @@
 //! | blocked and ignored signals | none | before execve(2), and std's spawn for hooks |
 //! | umask, working directory, environment, cgroup, namespaces | the container's | each set by its own step |
 //! | session, process group, terminal | its own | setsid(2) |
-//! | descriptors | closed | std opens all close-on-exec; close_range(2) before execve(2) for the engine's |
+//! | descriptors | closed | by init as it begins, before any hook; all but a socket before execve(2), in whose midst root inside may list them |
 //! | name | the program's | execve(2) |
 //! | limits of resources | as they are, but for `process.rlimits` and higher hard limits of nofile and memlock | `container::limits` |
 //! | no_new_privs | stays, a warning | cannot be undone |

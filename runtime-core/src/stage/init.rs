@@ -1,7 +1,8 @@
 //! C: container init until it becomes the user's program.
 
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::CloneFlags;
@@ -17,6 +18,7 @@ use crate::stage::Step;
 use crate::stage::hooks::{self, HookState, Status};
 use crate::stage::proto::{Channel, InitRequest, Message};
 use crate::sys::clone::exit;
+use crate::sys::fd::with_only;
 
 /// The slave that S bound on /dev/console: the first of the container's own devpts. Opened by this name,
 /// it is the one that ttyname(3) tells.
@@ -46,18 +48,23 @@ pub(super) struct Init<'a> {
 impl Init<'_> {
     /// Becomes the user's program, or reports why not and ends.
     pub(super) fn run(self) -> ! {
-        let Err(failure) = self.pipeline();
-        if let Some(failure) = failure {
-            let _ = self.channel.send(&Message::Failed(failure));
-        }
-        exit(1)
+        // What S has open is none of a hook's: see `security::Program::exec`.
+        let mut kept = vec![self.channel.as_fd(), self.go.as_fd()];
+        kept.extend(self.stdio.iter().flatten().map(AsFd::as_fd));
+        with_only(&kept, |closed| {
+            let Err(failure) = self.pipeline(closed);
+            if let Some(failure) = failure {
+                let _ = self.channel.send(&Message::Failed(failure));
+            }
+            exit(1)
+        })
     }
 
     /// The error is `None` where S or L is gone and nobody wants to know.
-    fn pipeline(&self) -> Result<Infallible, Option<StageFailure>> {
+    fn pipeline(&self, closed: io::Result<()>) -> Result<Infallible, Option<StageFailure>> {
         let (steps, plan) = (self.steps, &self.request.plan);
         let _ = rustix::thread::set_name(c"sysbox:[init]");
-        let staged = self.wait_for_root()?;
+        let staged = self.wait_for_root(closed)?;
         steps.run(Step::Lock, || self.lock_mounts(&staged))?;
         steps.run(Step::Setup, || {
             self.host_name()?;
@@ -83,14 +90,17 @@ impl Init<'_> {
             )
         })?;
         steps.run(Step::Security, || security::drop_privileges(&plan.process))?;
-        Ok(steps.last(Step::Exec, || program.exec())?)
+        program.exec(self.channel, steps)
     }
 
-    fn wait_for_root(&self) -> Result<Staged, Option<StageFailure>> {
+    fn wait_for_root(&self, closed: io::Result<()>) -> Result<Staged, Option<StageFailure>> {
         let mut word = self.hear()?;
         // Before any hook, but not before S has told all that it makes: a failure of ours ends it wherever it is.
         let (steps, request) = (self.steps, self.request);
-        steps.run(Step::Setup, || inherited::reset_inside(&request.id))?;
+        steps.run(Step::Setup, || {
+            closed.os("close_range", "what init does not need")?;
+            inherited::reset_inside(&request.id)
+        })?;
         steps.run(Step::BaseFilter, || {
             security::base_filter(&request.plan.process)
         })?;

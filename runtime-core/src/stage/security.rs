@@ -15,10 +15,12 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
-use super::{inherited, init, limits};
+use super::{Steps, inherited, init, limits};
 use crate::error::{Error, OsContext, Result};
 use crate::plan::{Capabilities, Process};
 use crate::seccomp::base;
+use crate::stage::Step;
+use crate::stage::proto::{Channel, Message};
 use crate::sys;
 
 /// Longest /etc/passwd that is searched for a home directory.
@@ -215,10 +217,25 @@ impl Program {
         self.name.starts_with("/proc/")
     }
 
-    /// Becomes the program.
-    pub(super) fn exec(&self) -> Result<Infallible> {
+    /// Becomes the program, or tells `channel` why not and ends.
+    ///
+    /// From here on nothing but that is open, and the standard streams: in the midst of execve(2), when the process has the
+    /// program's memory already, root inside may list and open its descriptors (fs/exec.c, exec_mmap() to do_close_on_exec()).
+    /// Nobody can open a socket by its name in /proc, and pidfd_getfd(2) waits until execve(2) is through.
+    pub(super) fn exec(&self, channel: &Channel, steps: &Steps) -> ! {
+        sys::fd::with_only(&[channel.as_fd()], |closed| {
+            let Err(failure) = steps.last(Step::Exec, || {
+                closed.os("close_range", "all")?;
+                self.execute()
+            });
+            // The shim may be gone; then nobody is there to be told.
+            let _ = channel.send(&Message::Failed(failure));
+            sys::clone::exit(1)
+        })
+    }
+
+    fn execute(&self) -> Result<Infallible> {
         sys::signal::reset().os("reset", "signals")?;
-        sys::fd::close_on_exec_from(3).os("close_range", "3")?;
         let mut denied = None;
         for path in &self.candidates {
             match nix::unistd::execve(path, &self.args, &self.env) {

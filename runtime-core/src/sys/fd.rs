@@ -1,7 +1,8 @@
 //! Descriptors as a whole.
 
+use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 
 /// A path that leads to what `fd` refers to as long as it is open, for calls that take no descriptor (proc_pid_fd(5)).
@@ -9,22 +10,33 @@ pub(crate) fn path(fd: &impl AsFd) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()
 }
 
-/// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
-pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed, only a flag set. No safe wrapper exists.
-    let r = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
+/// Closes every descriptor but the standard streams and `kept` (close_range(2), Linux 5.9), and goes on with `then`, which hears
+/// whether that could be done and never comes back: whoever owns what is closed must not use it any more, nor close it again.
+pub(crate) fn with_only(
+    kept: &[BorrowedFd<'_>],
+    then: impl FnOnce(io::Result<()>) -> Infallible,
+) -> ! {
+    let mut kept: Vec<_> = kept
+        .iter()
+        .map(|fd| fd.as_raw_fd().unsigned_abs())
+        .collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    let mut close_to = |last: u32, next: u32| {
+        let (begin, _) = (first, first = next);
+        // SAFETY: it touches no memory, and the owners of what is closed are gone: this function does not return to them,
+        // and `then` ends the process or becomes another program. No safe wrapper exists.
+        if begin > last || unsafe { libc::syscall(libc::SYS_close_range, begin, last, 0) } == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     };
-    if r == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let mut gaps = kept.into_iter().filter(|number| *number > 2);
+    let closed = gaps
+        .try_for_each(|number| close_to(number - 1, number + 1))
+        .and_then(|()| close_to(u32::MAX, u32::MAX));
+    match then(closed) {}
 }
 
 /// Takes what is open as standard input, leaving a copy of standard output there, /dev/null in a stage: first thing in

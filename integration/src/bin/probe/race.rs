@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -35,17 +35,17 @@ pub(crate) fn watch(time: Duration) -> Value {
                 programs.insert(writable(&format!("/proc/{pid}/exe")));
                 held.push(program);
             }
-            if !is_runtimes(pid) {
-                continue;
-            }
-            seen.insert(pid);
-            for (what, attempt) in ATTEMPTS {
-                if attempt(pid) && is_runtimes(pid) {
-                    got.insert(*what);
+            // To its end as the runtime's, for that is when something may be had.
+            while is_runtimes(pid) && begin.elapsed() < time {
+                seen.insert(pid);
+                for (what, attempt) in ATTEMPTS {
+                    if attempt(pid) && is_runtimes(pid) {
+                        got.insert(*what);
+                    }
                 }
-            }
-            if traced(pid) {
-                got.insert("ptrace");
+                if traced(pid) {
+                    got.insert("ptrace");
+                }
             }
         }
     }
@@ -59,6 +59,24 @@ pub(crate) fn watch(time: Duration) -> Value {
 type Attempt = fn(i32) -> bool;
 
 const ATTEMPTS: &[(&str, Attempt)] = &[
+    // In the midst of execve(2) the kernel lets root inside list descriptors that are about to be closed (fs/exec.c, exec_mmap()
+    // to do_close_on_exec()). The standard streams are the program's; a socket of ours can be counted, and no more.
+    ("its descriptors", |pid| {
+        let mut others = descriptors(pid).filter_map(|path| fs::read_link(path).ok());
+        others.any(|target| !target.to_string_lossy().starts_with("socket:"))
+    }),
+    ("a list of more than one", |pid| {
+        descriptors(pid).count() > 1
+    }),
+    ("an open file of its", |pid| {
+        let open = |path| {
+            OpenOptions::new()
+                .read(true)
+                .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+                .open(path)
+        };
+        descriptors(pid).any(|path| open(path).is_ok())
+    }),
     ("its memory", |pid| {
         OpenOptions::new()
             .read(true)
@@ -78,24 +96,6 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("its working directory", |pid| {
         fs::read_dir(format!("/proc/{pid}/cwd/")).is_ok()
     }),
-    // Those of the host's. In the midst of execve(2) the kernel lets root inside list descriptors that are about to be closed
-    // (fs/exec.c, exec_mmap() to do_close_on_exec()): the socket to the shim, and the container's own program.
-    ("its descriptors", |pid| {
-        let names = fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten();
-        names
-            .flatten()
-            .filter(|entry| {
-                let number = entry
-                    .file_name()
-                    .to_str()
-                    .and_then(|name| name.parse().ok());
-                number > Some(2_u32)
-            })
-            .filter_map(|entry| fs::read_link(entry.path()).ok())
-            .any(|target| !target.to_string_lossy().starts_with("socket:") && !target.exists())
-    }),
     ("a copy of a descriptor", |pid| {
         let copy = || {
             let pid = rustix::process::Pid::from_raw(pid)?;
@@ -108,6 +108,16 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
         fs::read(format!("/proc/{pid}/maps")).is_ok_and(|text| !text.is_empty())
     }),
 ];
+
+/// Its descriptors that are no standard streams, by their names in /proc.
+fn descriptors(pid: i32) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
+    let entries = entries.into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+        (number > 2).then(|| entry.path())
+    })
+}
 
 /// Whether it can be traced while it is the runtime's. It is let go in any case.
 fn traced(pid: i32) -> bool {

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::image::{Image, crafted};
-use crate::node::{DEADLINE, Node, pipe_layout};
+use super::Names;
+
+use crate::image::Image;
+use crate::node::{DEADLINE, Node};
 use crate::process::{self, Output};
 
 /// A runtime under test.
@@ -47,25 +48,25 @@ pub struct Bed<'a> {
     pub node: &'a Node,
     /// The runtime to use.
     pub runtime: Runtime,
-    count: AtomicU32,
+    names: Names,
 }
 
 impl<'a> Bed<'a> {
     /// A bed on this node.
     #[must_use]
     pub fn new(node: &'a Node, runtime: Runtime) -> Self {
-        let count = AtomicU32::new(0);
+        let names = Names::default();
         Self {
             node,
             runtime,
-            count,
+            names,
         }
     }
 
     /// A container id that this test has not used yet.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("c{}", self.count.fetch_add(1, Ordering::Relaxed))
+        self.names.next()
     }
 
     /// The words of `ctr run OPTIONS IMAGE ID WORDS` under the runtime.
@@ -144,14 +145,8 @@ impl<'a> Bed<'a> {
         config: &Value,
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        let reference = format!("localhost/{name}:latest");
-        let dir = self.node.state().join("layout");
-        std::fs::create_dir(&dir).context("create the layout's directory")?;
-        crafted(&dir, &reference, config, fill)?;
         let line = ["ctr", "images", "import", "--local", "-"];
-        pipe_layout(&mut self.node.command(&line), &dir)?;
-        std::fs::remove_dir_all(&dir).context("remove the layout")?;
-        Ok(reference)
+        super::load(self.node, &line, name, config, fill)
     }
 
     /// Removes an image and waits for the collector.

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
+use super::Names;
 use super::ctr::Runtime;
 use crate::debian::Release;
 use crate::dockerd::{self, Store};
-use crate::image::{Image, crafted};
-use crate::node::{DEADLINE, LINGER, Node, pipe_layout};
+use crate::image::Image;
+use crate::node::{DEADLINE, LINGER, Node};
 use crate::process::{self, Output};
 
 /// What nodes with this dockerd are called in the pool.
@@ -39,18 +39,18 @@ pub struct Bed<'a> {
     pub node: &'a Node,
     /// The runtime to use.
     pub runtime: Runtime,
-    count: AtomicU32,
+    names: Names,
 }
 
 impl<'a> Bed<'a> {
     /// A bed on this node.
     #[must_use]
     pub fn new(node: &'a Node, runtime: Runtime) -> Self {
-        let count = AtomicU32::new(0);
+        let names = Names::default();
         Self {
             node,
             runtime,
-            count,
+            names,
         }
     }
 
@@ -104,14 +104,8 @@ impl<'a> Bed<'a> {
         config: &Value,
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<String> {
-        let reference = format!("localhost/{name}:latest");
-        let dir = self.node.state().join("layout");
-        std::fs::create_dir(&dir).context("create the layout's directory")?;
-        crafted(&dir, &reference, config, fill)?;
         let line = ["docker", "load", "--quiet"];
-        pipe_layout(&mut self.node.command(&line), &dir)?;
-        std::fs::remove_dir_all(&dir).context("remove the layout")?;
-        Ok(reference)
+        super::load(self.node, &line, name, config, fill)
     }
 
     /// `docker run -d` of the busybox image; the container runs when this returns.
@@ -132,7 +126,7 @@ impl<'a> Bed<'a> {
         options: &[&str],
         words: &[&str],
     ) -> Result<Container<'_>> {
-        let id = format!("c{}", self.count.fetch_add(1, Ordering::Relaxed));
+        let id = self.names.next();
         let options = [&["-d", "--name", &id], options].concat();
         self.docker(&self.words(&options, image, words))?;
         Ok(Container { bed: self, id })

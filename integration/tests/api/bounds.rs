@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api::{
     KillRequest, PauseRequest, PidsRequest, ResumeRequest, StateRequest, StatsRequest,
     UpdateTaskRequest,
@@ -138,6 +138,15 @@ impl Verb {
     }
 }
 
+/// Starts the probe in a container.
+async fn probe(shim: &Shim, client: &TaskClient, words: &[&str]) -> Result<()> {
+    let words = [&["/probe"], words].concat();
+    let request = shim.task.exec_request("probe", &words);
+    client.exec(soon(), &request).await?;
+    shim.task.start(client, "probe").await?;
+    Ok(())
+}
+
 /// Two containers of one pod: `held` will serve what does not answer, or hold what others need.
 struct Pod<'a> {
     bed: &'a Bed,
@@ -162,10 +171,7 @@ impl<'a> Pod<'a> {
             anyhow::bail!("not two");
         };
         let client = held.client().await?;
-        let words = [&["/probe"], words].concat();
-        let request = held.task.exec_request("probe", &words);
-        client.exec(soon(), &request).await?;
-        held.task.start(&client, "probe").await?;
+        probe(&held, &client, words).await?;
         Ok(Pod {
             bed,
             held,
@@ -219,7 +225,9 @@ impl<'a> Pod<'a> {
 
     /// A kill ends it, and whoever still waits.
     async fn end(mut self) -> Result<()> {
-        timeout(BOUND, self.held.task.stop(&self.client))
+        // It may be dead.
+        let _ = self.held.task.kill(&self.client, "", 9).await;
+        timeout(BOUND, self.held.task.wait(&self.client, ""))
             .await
             .context("it does not die")??;
         let all = async { while self.crowd.join_next().await.is_some() {} };
@@ -233,13 +241,13 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// The container's first process, of the node.
-async fn init(pod: &Pod<'_>) -> Result<u32> {
+/// A container's first process, of the node.
+async fn init(shim: &Shim, client: &TaskClient) -> Result<u32> {
     let request = StateRequest {
-        id: pod.held.task.id.clone(),
+        id: shim.task.id.clone(),
         ..StateRequest::default()
     };
-    Ok(pod.client.state(soon(), &request).await?.pid)
+    Ok(client.state(soon(), &request).await?.pid)
 }
 
 /// Whoever lists the container's cgroup, or looks for a file in it, waits behind one of its processes.
@@ -249,7 +257,7 @@ async fn requests_that_need_a_cgroup_whose_lock_is_held() -> Result<()> {
         return Ok(());
     };
     let mut pod = Pod::new(&bed, &["fuse-hold", FUSE, "/sys/fs/cgroup"]).await?;
-    let _rescue = meet(&bed.node, init(&pod).await?, "ready")?;
+    let _rescue = meet(&bed.node, init(&pod.held, &pod.client).await?, "ready")?;
     for verb in [Verb::Stats, Verb::Pids, Verb::Signal, Verb::Update] {
         pod.crowd(verb).await;
         let round = format!("{CROWD} of {verb:?}");
@@ -266,7 +274,7 @@ async fn pauses_and_kills_of_what_cannot_freeze_or_die() -> Result<()> {
         return Ok(());
     };
     let mut pod = Pod::new(&bed, &["fuse-locked", FUSE]).await?;
-    let _rescue = meet(&bed.node, init(&pod).await?, "ready")?;
+    let _rescue = meet(&bed.node, init(&pod.held, &pod.client).await?, "ready")?;
     pod.crowd(Verb::Pause).await;
     pod.neighbour_answers("pauses").await?;
     pod.held_answers().await?;
@@ -281,8 +289,32 @@ async fn execs_that_do_not_come_to_run() -> Result<()> {
         return Ok(());
     };
     let mut pod = Pod::new(&bed, &["fuse-silent", FUSE]).await?;
-    let _rescue = meet(&bed.node, init(&pod).await?, "ready")?;
+    let _rescue = meet(&bed.node, init(&pod.held, &pod.client).await?, "ready")?;
     pod.crowd(Verb::HungExec).await;
     pod.neighbour_answers("execs").await?;
+    pod.end().await
+}
+
+/// Both have the same ids. One dies, though nobody sees any more what it waits in; the other's file system goes on.
+#[tokio::test]
+async fn a_kill_spares_the_file_system_of_the_pods_other_container() -> Result<()> {
+    let Some(bed) = Bed::new().await? else {
+        return Ok(());
+    };
+    let pod = Pod::new(&bed, &["fuse-locked", FUSE]).await?;
+    probe(&pod.neighbour, &pod.client, &["fuse-silent", FUSE]).await?;
+    let _rescues = [
+        meet(&bed.node, init(&pod.held, &pod.client).await?, "ready")?,
+        meet(&bed.node, init(&pod.neighbour, &pod.client).await?, "ready")?,
+    ];
+    let unmount = ["/bin/umount", "-l", FUSE];
+    let unmounted = pod.held.task.execute(&pod.client, "umount", &unmount);
+    ensure!(unmounted.await? == 0, "umount");
+    timeout(BOUND, pod.held.task.stop(&pod.client))
+        .await
+        .context("it does not die")??;
+    let list = ["/bin/ls", "-l", &format!("{FUSE}/program")];
+    let listed = pod.neighbour.task.execute(&pod.client, "ls", &list);
+    ensure!(listed.await? == 0, "the neighbour's file system is gone");
     pod.end().await
 }

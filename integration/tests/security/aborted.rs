@@ -38,7 +38,7 @@ fn abort(command: &mut Command, after: Duration) -> Result<()> {
 /// Ends what the clients left running; init is safe from its own (pid_namespaces(7)).
 const END: &str = "killall -9 cat probe 2>/dev/null || true";
 
-/// Waits until its descriptors are what they were, and its threads no more.
+/// Waits until its descriptors are what they were, and its threads no more. Output that nobody reads is kept for a moment.
 fn flat(shim: &Shim<'_>, before: &(Vec<String>, u64)) -> Result<()> {
     let begin = Instant::now();
     loop {
@@ -62,10 +62,10 @@ fn by_ctr(bed: &ctr::Bed<'_>) -> Result<()> {
     let memory = shim.peak()?;
     for round in 0..200 {
         let options: &[&str] = if round % 2 == 0 { &[] } else { &["--tty"] };
-        let words: &[&str] = if round % 4 < 2 {
-            &["/bin/cat"]
-        } else {
-            &["/probe", "sleep"]
+        let words: &[&str] = match round % 6 {
+            0 | 1 => &["/bin/cat"],
+            2 | 3 => &["/probe", "sleep"],
+            _ => &["/probe", "spew", "100000000"],
         };
         let mut command = container.exec_command(options, words);
         abort(&mut command, Duration::from_millis(20 + round % 50))?;

@@ -17,12 +17,15 @@ pub(crate) const CASES: &[Case] = &[
 /// Exchanges that make a race.
 const ROUNDS: u64 = 10_000;
 
-/// Runs `starts` over and over while the racer exchanges `pairs` for some seconds.
+/// Starts containers by `start`, over and over, while the racer exchanges `pairs` for some seconds: nothing changes outside.
+/// Ends the racer.
 fn race(
-    racer: &Container<'_>,
+    bed: &Bed<'_>,
+    racer: Container<'_>,
     pairs: &[&str],
-    mut starts: impl FnMut() -> Result<()>,
+    start: impl Fn() -> Result<()>,
 ) -> Result<()> {
+    let before = outside(bed.node)?;
     let words = [&["/probe", "swap", "5"], pairs].concat();
     let mut swaps = racer.exec_command(&[], &words);
     let said = std::thread::scope(|scope| {
@@ -31,7 +34,9 @@ fn race(
             .spawn_scoped(scope, || process::run(&mut swaps, b"", DEADLINE))?;
         let mut count = 0;
         while !swapping.is_finished() {
-            starts()?;
+            start()?;
+            let now = outside(bed.node)?;
+            ensure!(before == now, "the host is changed:\n{before}\n{now}");
             count += 1;
         }
         ensure!(count >= 5, "only {count} starts");
@@ -40,7 +45,7 @@ fn race(
     })?;
     let rounds: u64 = said.ok()?.text().parse().context("no number")?;
     ensure!(rounds >= ROUNDS, "only {rounds} exchanges");
-    Ok(())
+    racer.remove()
 }
 
 /// Everything below a directory of the node's, and that nothing is mounted there.
@@ -53,7 +58,6 @@ fn volume(bed: &Bed<'_>) -> Result<()> {
     bed.node
         .shell("mkdir -p /srv/victim/dir /srv/shared/dir /srv/source; ln -s ../../../../../srv/victim /srv/shared/link; echo source >/srv/source/file")?
         .ok()?;
-    let before = outside(bed.node)?;
     let shared = [
         "--mount",
         "type=bind,src=/srv/shared,dst=/shared,options=rbind:rw",
@@ -70,13 +74,9 @@ fn volume(bed: &Bed<'_>) -> Result<()> {
     ]
     .concat();
     let script = "echo x >/shared/dir/dir/file; echo x >/shared/dir/new/file; true";
-    race(&racer, &["/shared/dir", "/shared/link"], || {
-        bed.run(&deep, &["/bin/sh", "-c", script])?;
-        let now = outside(bed.node)?;
-        ensure!(before == now, "the host is changed:\n{before}\n{now}");
-        Ok(())
+    race(bed, racer, &["/shared/dir", "/shared/link"], || {
+        bed.run(&deep, &["/bin/sh", "-c", script]).map(drop)
     })?;
-    racer.remove()?;
     bed.node
         .shell("grep -x source /srv/source/file; rm -r /srv/victim /srv/shared /srv/source")?
         .ok()
@@ -93,7 +93,6 @@ fn rootfs(bed: &Bed<'_>) -> Result<()> {
              for name in proc dev sys etc a; do ln -s ../../../../../srv/victim links/$name; done",
         )?
         .ok()?;
-    let before = outside(bed.node)?;
     let root = [
         "--mount",
         "type=bind,src=/srv/root,dst=/root,options=rbind:rw",
@@ -104,7 +103,7 @@ fn rootfs(bed: &Bed<'_>) -> Result<()> {
         .flat_map(|name| [format!("/root/{name}"), format!("/root/links/{name}")])
         .collect();
     let pairs: Vec<_> = pairs.iter().map(String::as_str).collect();
-    race(&racer, &pairs, || {
+    race(bed, racer, &pairs, || {
         let options = [
             "--rootfs",
             "--mount",
@@ -113,11 +112,8 @@ fn rootfs(bed: &Bed<'_>) -> Result<()> {
         let script = "cat /etc/passwd /srv/victim/etc/passwd 2>/dev/null; sleep 0.1";
         let output = bed.run_of("/srv/root", &options, &["/bin/sh", "-c", script])?;
         ensure!(!output.stdout.contains("secret"), "{output:?}");
-        let now = outside(bed.node)?;
-        ensure!(before == now, "the host is changed:\n{before}\n{now}");
         Ok(())
     })?;
-    racer.remove()?;
     bed.node
         .shell("rm -r /srv/victim /srv/root /srv/source")?
         .ok()

@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::ctr("clean_up_after_a_dead_shim", cleaned_up).ours(NOTHING_ENDS_IT),
     Case::ctr("exec_in_a_directory_that_never_answers", working_directory).ours(NOTHING_ENDS_IT),
     Case::ctr("exec_of_a_program_that_never_answers", program).ours(NOTHING_ENDS_IT),
+    Case::ctr("exec_whose_stage_is_stopped", stopped).ours(NOTHING_ENDS_IT),
     Case::ctr("exec_into_a_frozen_leaf", frozen).ours("its containers have no cgroup of their own"),
     Case::ctr("deadline_of_an_exec", deadline).ours(NOTHING_ENDS_IT),
     Case::docker("docker_rm_of_a_locked_up_process", docker_removed).ours(NOTHING_ENDS_IT),
@@ -118,8 +119,24 @@ fn cleaned_up(bed: &ctr::Bed<'_>) -> Result<()> {
 const FROZEN_LEAF: &str = "cd /sys/fs/cgroup; mkdir aside; for p in $(cat init.scope/cgroup.procs); do echo $p >aside/cgroup.procs || true; done 2>/dev/null
   rmdir init.scope; mkdir init.scope; echo 1 >init.scope/cgroup.freeze";
 
-/// An exec that cannot come to run ends with a kill of it, and hinders nobody else meanwhile.
-fn exec_killed(bed: &ctr::Bed<'_>, options: &[&str], words: &[&str], prepare: &str) -> Result<()> {
+/// Root inside stops what is on its way into the container: whoever has come from outside, but init and this shell. Then it
+/// ends what that waits for.
+const STOP: &str = "for status in /proc/[0-9]*/status; do
+    grep -q '^PPid:[[:space:]]*0$' $status || continue
+    pid=${status#/proc/} pid=${pid%/status}
+    [ $pid = 1 ] || [ $pid = $$ ] || { kill -STOP $pid; stopped=$pid; }
+  done
+  [ -n \"$stopped\" ]
+  killall -9 held";
+
+/// An exec that cannot come to run ends with a kill of it, and hinders nobody else meanwhile; in which root inside may have
+/// had the shell do something about it.
+fn exec_killed(
+    bed: &ctr::Bed<'_>,
+    options: &[&str],
+    words: &[&str],
+    [prepare, meanwhile]: [&str; 2],
+) -> Result<()> {
     let container = bed.detached(&[], Image::Busybox, &["/probe", "sleep"])?;
     let _rescue = hostile(bed, &container, &["fuse-silent", "/f"])?;
     container.shell(prepare)?;
@@ -149,6 +166,11 @@ fn exec_killed(bed: &ctr::Bed<'_>, options: &[&str], words: &[&str], prepare: &s
         ends(bed.node.command(&["ctr", "task", verb, &container.id]))?.ok()?;
     }
     ensure!(!done.is_finished(), "the exec does not hang");
+    if !meanwhile.is_empty() {
+        container.shell(meanwhile)?;
+    }
+    thread::sleep(Duration::from_millis(500));
+    ensure!(!done.is_finished(), "the exec does not hang any more");
     ends(bed.node.command(&kill))?.ok()?;
     let Ok(exec) = done.join() else {
         bail!("a panic")
@@ -158,15 +180,20 @@ fn exec_killed(bed: &ctr::Bed<'_>, options: &[&str], words: &[&str], prepare: &s
 }
 
 fn working_directory(bed: &ctr::Bed<'_>) -> Result<()> {
-    exec_killed(bed, &["--cwd", "/f/x"], &["/bin/true"], "true")
+    exec_killed(bed, &["--cwd", "/f/x"], &["/bin/true"], ["true"; 2])
 }
 
 fn program(bed: &ctr::Bed<'_>) -> Result<()> {
-    exec_killed(bed, &[], &["/f/x"], "true")
+    exec_killed(bed, &[], &["/f/x"], ["true"; 2])
 }
 
 fn frozen(bed: &ctr::Bed<'_>) -> Result<()> {
-    exec_killed(bed, &[], &["/bin/true"], FROZEN_LEAF)
+    // The shell would freeze as well.
+    exec_killed(bed, &[], &["/bin/true"], [FROZEN_LEAF, ""])
+}
+
+fn stopped(bed: &ctr::Bed<'_>) -> Result<()> {
+    exec_killed(bed, &["--cwd", "/f/x"], &["/bin/true"], ["true", STOP])
 }
 
 /// One that nobody kills ends by itself.

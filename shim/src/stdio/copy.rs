@@ -2,14 +2,17 @@
 //! however much goes through it.
 
 use std::fs::File;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use super::terminal::End;
 use crate::epoll;
@@ -26,11 +29,88 @@ pub(super) fn nonblocking(fd: impl Into<End>) -> io::Result<Fd> {
     epoll::register(fd, Interest::READABLE | Interest::WRITABLE)
 }
 
+/// A client's fifo, of which we hold both ends: its process goes on writing while the client is away.
+#[derive(Debug)]
+pub(super) struct Fifo {
+    fd: Fd,
+    /// For how long after the process's end, if it is known that no client comes back later.
+    orphan: Option<Orphan>,
+}
+
+/// When nobody comes back to read what a process has written.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    /// Whether the process has exited.
+    pub(super) exited: watch::Receiver<bool>,
+    /// How long after that.
+    pub(super) grace: Duration,
+}
+
+impl Fifo {
+    /// One that is open for both.
+    pub(super) fn new(fd: OwnedFd, orphan: Option<Orphan>) -> io::Result<Fifo> {
+        let fd = nonblocking(fd)?;
+        Ok(Fifo { fd, orphan })
+    }
+
+    /// Writes all of `data`.
+    async fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        let mut rest = data;
+        while !rest.is_empty() {
+            let written = tokio::select! {
+                biased;
+                written = write_some(&self.fd, rest) => written,
+                () = is_orphan(&mut self.orphan) => {
+                    self.let_go()?;
+                    Ok(0)
+                }
+            };
+            rest = &rest[written.map_err(nobody_reads)?..];
+        }
+        Ok(())
+    }
+
+    /// From here on we are no reader: without another one a write fails (pipe(7)). What is in it stays as long as we write.
+    fn let_go(&mut self) -> io::Result<()> {
+        self.orphan = None;
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let itself = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        self.fd = nonblocking(rustix::fs::open(itself, flags, Mode::empty())?)?;
+        Ok(())
+    }
+}
+
+/// Ready once, when the process has been gone for the grace.
+async fn is_orphan(orphan: &mut Option<Orphan>) {
+    let Some(Orphan { exited, grace }) = orphan else {
+        return pending().await;
+    };
+    if exited.wait_for(|exited| *exited).await.is_err() {
+        // The streams are being dropped.
+        return pending().await;
+    }
+    sleep(*grace).await;
+}
+
+fn nobody_reads(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => io::Error::other("nobody reads it any more"),
+        _ => error,
+    }
+}
+
+async fn write_some(fd: &Fd, data: &[u8]) -> io::Result<usize> {
+    fd.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, data)?))
+        .await
+}
+
 /// Where a copy ends up.
 #[derive(Debug)]
 pub(super) enum Sink {
-    /// Pipe, fifo or terminal.
+    /// Pipe or terminal.
     Fd(Fd),
+    /// A client's.
+    Fifo(Fifo),
     /// Regular file: cannot be waited for, so written by a thread of the pool.
     File(File),
     /// Nowhere: what the process writes is read and dropped.
@@ -44,13 +124,12 @@ impl Sink {
             Sink::Fd(fd) => {
                 let mut rest = &data[..];
                 while !rest.is_empty() {
-                    let n = fd
-                        .async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, rest)?))
-                        .await?;
+                    let n = write_some(fd, rest).await?;
                     rest = &rest[n..];
                 }
                 Ok(data)
             }
+            Sink::Fifo(fifo) => fifo.write(&data).await.map(|()| data),
             Sink::File(file) => {
                 let mut file = file.try_clone()?;
                 spawn_blocking(move || file.write_all(&data).map(|()| data)).await?
@@ -122,9 +201,7 @@ fn drain(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 mod tests {
     use super::*;
     use rustix::pipe::{PipeFlags, pipe_with};
-    use std::future::pending;
     use std::io::Read;
-    use std::time::Duration;
     use tokio::time::timeout;
 
     #[tokio::test]

@@ -25,13 +25,16 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use self::binary::Logger;
-use self::copy::{Fd, Sink, copy, nonblocking};
+use self::copy::{Fd, Fifo, Orphan, Sink, copy, nonblocking};
 pub(crate) use self::terminal::Terminal;
 use self::uri::Target;
 use crate::error::{Error, Result};
 
 /// How long Delete waits for output that is still on its way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the client of an exec'd process that is gone may take to begin reading.
+pub(crate) const EXEC_AWAY: Duration = Duration::from_secs(5);
 
 /// Streams as a request names them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,6 +58,9 @@ pub(crate) struct Owner<'a> {
     pub(crate) namespace: &'a str,
     /// Host user and group that are to own the pipes.
     pub(crate) ids: Option<(u32, u32)>,
+    /// How long after the process's end a client may be away that still wants its output. `None`: until it is deleted, for
+    /// containerd comes back to a container after its own restart, and to an exec'd process nobody does.
+    pub(crate) away: Option<Duration>,
 }
 
 /// Our side of a process's streams.
@@ -131,7 +137,13 @@ impl Io {
                 } else {
                     uri::parse(&streams.stderr)?
                 };
-                (open_sink(stdout)?, open_sink(stderr)?)
+                let orphan = || {
+                    owner.away.map(|grace| Orphan {
+                        exited: io.exited.subscribe(),
+                        grace,
+                    })
+                };
+                (open_sink(stdout, orphan())?, open_sink(stderr, orphan())?)
             }
         };
         if streams.terminal {
@@ -279,7 +291,7 @@ fn open_stdin(path: &Path) -> Result<(Fd, OwnedFd)> {
     Ok((source, open(OFlags::WRONLY)?))
 }
 
-fn open_sink(target: Target) -> Result<Option<Sink>> {
+fn open_sink(target: Target, orphan: Option<Orphan>) -> Result<Option<Sink>> {
     match target {
         Target::Null => Ok(None),
         Target::File(path) => {
@@ -294,8 +306,8 @@ fn open_sink(target: Target) -> Result<Option<Sink>> {
             // Both ends: the process gets no EPIPE while the client is away.
             let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let fifo = rustix::fs::open(&path, flags, Mode::empty()).os("open", path.display())?;
-            let fifo = nonblocking(fifo).os("epoll on", path.display())?;
-            Ok(Some(Sink::Fd(fifo)))
+            let fifo = Fifo::new(fifo, orphan).os("epoll on", path.display())?;
+            Ok(Some(Sink::Fifo(fifo)))
         }
         Target::Binary { path, .. } => Err(Error::InvalidArgument(format!(
             "stdio: stderr: binary://{}: stdout must name the same program",

@@ -21,6 +21,7 @@ const OWNER: Owner<'static> = Owner {
     id: "c1",
     namespace: "ns",
     ids: None,
+    away: None,
 };
 
 struct Client {
@@ -168,6 +169,47 @@ async fn a_process_writes_on_while_nobody_reads() {
     io.process_exited();
     io.drain().await;
     assert_eq!(read_all(stdout).await, "1\n2\n3\n");
+}
+
+/// How many fifos of the client this process has open.
+fn fifos(client: &Client) -> usize {
+    fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|path| path.starts_with(client.dir.path()))
+        .count()
+}
+
+#[tokio::test]
+async fn output_that_nobody_comes_back_for_is_let_go() {
+    let owner = Owner {
+        away: Some(Duration::from_millis(100)),
+        ..OWNER
+    };
+    // More than a fifo and a pipe hold.
+    let script = "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2";
+    let client = Client::new();
+    let stdout = client.reader("out");
+    let (process, io) = Io::open(&client.streams(false), owner).await.unwrap();
+    let exit = tokio::spawn(reap::exit(spawn(script, process)));
+    sleep(Duration::from_millis(300)).await;
+    assert!(!exit.is_finished(), "it waits while nobody reads");
+    io.process_exited();
+    // Whoever reads late, but is there, misses nothing.
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(read_all(stdout).await.len(), 300_000);
+    // Nobody reads the other one.
+    timeout(Duration::from_secs(10), exit)
+        .await
+        .unwrap()
+        .unwrap();
+    for _ in 0..100 {
+        if fifos(&client) == 0 {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{} fifos are open", fifos(&client));
 }
 
 #[tokio::test]

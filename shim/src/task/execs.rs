@@ -22,7 +22,7 @@ use crate::lifecycle::{State, Verb};
 use crate::places::Kind;
 use crate::process::Process;
 use crate::reap::{self, Exit, UNKNOWN};
-use crate::stdio::{Io, Owner, Streams, Terminal};
+use crate::stdio::{EXEC_AWAY, Io, Owner, Streams, Terminal};
 
 /// How many processes of a container may be on their way into it at a time.
 pub(super) const STARTING: usize = 64;
@@ -105,6 +105,7 @@ impl Task {
             id: &process.id,
             namespace: &self.namespace,
             ids: self.io_owner,
+            away: Some(EXEC_AWAY),
         };
         let (stdio, io) = Io::open(&process.streams, owner).await?;
         let io = Arc::new(io);

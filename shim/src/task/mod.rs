@@ -97,6 +97,7 @@ impl Task {
             id: &request.id,
             namespace,
             ids: options.io_owner,
+            away: None,
         };
         let (stdio, io) = Io::open(&streams, owner).await?;
         let (id, namespace_) = (request.id.clone(), namespace.to_owned());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Bundle, HOME, Shim};
+use crate::api::{Bundle, Shim};
 use crate::runtime::Runtime;
 use crate::{DOCKER, IMAGE, command, doors, inner};
 
@@ -77,7 +77,6 @@ pub(crate) async fn all(size: Size, layer: &str) -> Result<Vec<Metric>> {
     for layers in [1, 20, 100] {
         metrics.push(rootfs(size.rounds / 2, layers).await?);
     }
-    fs::remove_dir_all(HOME).context("remove the bundles")?;
     metrics.extend(doors::all(size.rounds, IMAGE.reference())?);
     metrics.extend(inner::both(size.rounds.div_ceil(5), DOCKER.reference())?);
     Ok(metrics)
@@ -99,7 +98,6 @@ async fn api_cycle(rounds: usize) -> Result<Metric> {
             }
             let pid = shim.pid(&bundle).await?;
             shim.shutdown(&bundle, pid).await?;
-            bundle.remove()?;
         }
     }
     Ok(metric)
@@ -140,8 +138,7 @@ async fn sleeper(runtime: Runtime, id: &str, group: &str) -> Result<(Bundle, Shi
 async fn stop(bundle: Bundle, shim: Shim) -> Result<()> {
     let pid = shim.pid(&bundle).await?;
     shim.kill(&bundle).await?;
-    shim.shutdown(&bundle, pid).await?;
-    bundle.remove()
+    shim.shutdown(&bundle, pid).await
 }
 
 /// Create to Delete of a container of a pod whose shim runs already.
@@ -155,7 +152,6 @@ async fn api_cycle_warm(rounds: usize) -> Result<Metric> {
             let begin = Instant::now();
             shim.cycle(&bundle).await?;
             metric.since(runtime, begin);
-            bundle.remove()?;
         }
     }
     sleepers.stop().await?;
@@ -246,7 +242,6 @@ async fn rootfs(rounds: usize, layers: usize) -> Result<Metric> {
             metric.since(runtime, begin);
             shim.start(&bundle).await?;
             shim.finish(&bundle).await?;
-            bundle.remove()?;
         }
     }
     sleepers.stop().await?;

@@ -1,12 +1,11 @@
 //! What each named step of ours takes, as its debug log tells.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Bundle, HOME};
+use crate::api::Bundle;
 use crate::runtime::Runtime;
 
 /// Lower directories of the containers that are made.
@@ -45,7 +44,6 @@ pub(crate) async fn all(rounds: usize, layer: &str) -> Result<Vec<Row>> {
             )?;
             shim.cycle(&bundle).await?;
             shim.exec(&first, &format!("x{round}"), &["true"]).await?;
-            bundle.remove()?;
             log.push_str(&first.logged()?);
         }
         for verb in ["create", "exec", "delete"] {
@@ -54,9 +52,7 @@ pub(crate) async fn all(rounds: usize, layer: &str) -> Result<Vec<Row>> {
         let pid = shim.pid(&first).await?;
         shim.kill(&first).await?;
         shim.shutdown(&first, pid).await?;
-        first.remove()?;
     }
-    fs::remove_dir_all(HOME).context("remove the bundles")?;
     Ok(rows)
 }
 

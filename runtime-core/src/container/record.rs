@@ -46,32 +46,29 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Writes it, replacing an earlier one in one step: a shim killed half-way leaves one or the
-    /// other.
+    /// Adds it to the file, a line that counts from when it is whole: a shim killed half-way leaves what was before.
     pub(crate) fn write(&self, bundle: &Path) -> Result<()> {
-        let (path, new) = (bundle.join(FILE), bundle.join(format!("{FILE}.new")));
-        let json = serde_json::to_vec(self)
+        let path = bundle.join(FILE);
+        let mut line = serde_json::to_vec(self)
             .map_err(std::io::Error::from)
             .os("encode", path.display())?;
+        line.push(b'\n');
         let mut options = std::fs::OpenOptions::new();
         let mut file = options
-            .write(true)
+            .append(true)
             .create(true)
-            .truncate(true)
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
-            .open(&new)
-            .os("create", new.display())?;
-        file.write_all(&json).os("write", new.display())?;
-        std::fs::rename(&new, &path).os("rename", path.display())
+            .open(&path)
+            .os("open", path.display())?;
+        file.write_all(&line).os("write", path.display())
     }
 
-    /// Reads it; `None` where create did not get that far or delete is through.
+    /// Reads the last whole one; `None` where create did not get that far or delete is through.
     pub(crate) fn read(bundle: &Path) -> Result<Option<Record>> {
         let path = bundle.join(FILE);
         match std::fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json)
-                .map(Some)
+            Ok(text) => last_whole(&text)
                 .map_err(std::io::Error::from)
                 .os("decode", path.display()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -88,5 +85,59 @@ impl Record {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// What is after the last end of a line was being written, unless it is all that an earlier release wrote.
+fn last_whole(text: &[u8]) -> serde_json::Result<Option<Record>> {
+    let mut lines = text.split(|byte| *byte == b'\n').rev();
+    match lines.next().map(serde_json::from_slice) {
+        Some(Ok(record)) => Ok(Some(record)),
+        _ => lines.next().map(serde_json::from_slice).transpose(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(cgroup: &str) -> Record {
+        Record {
+            id: "c1".into(),
+            cgroup: cgroup.into(),
+            state_dir: "/run/x".into(),
+            upper: None,
+            data_roots: Vec::new(),
+            ids: None,
+            mounted: None,
+            features: Features::default(),
+            poststop: Vec::new(),
+            annotations: BTreeMap::from([("a".into(), "b\nc".into())]),
+        }
+    }
+
+    #[test]
+    fn the_last_whole_record_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        let cut = |end| {
+            let text = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &text[..text.len() - end]).unwrap();
+        };
+        assert_eq!(Record::read(dir.path()).unwrap(), None);
+        record("one").write(dir.path()).unwrap();
+        assert_eq!(Record::read(dir.path()).unwrap(), Some(record("one")));
+        record("two").write(dir.path()).unwrap();
+        assert_eq!(Record::read(dir.path()).unwrap(), Some(record("two")));
+        cut(1);
+        assert_eq!(Record::read(dir.path()).unwrap(), Some(record("two")));
+        cut(1);
+        assert_eq!(Record::read(dir.path()).unwrap(), Some(record("one")));
+        Record::remove(dir.path()).unwrap();
+        record("one").write(dir.path()).unwrap();
+        cut(5);
+        assert_eq!(Record::read(dir.path()).unwrap(), None, "nothing was made");
+        std::fs::write(&file, "{}\n{}\n").unwrap();
+        assert!(Record::read(dir.path()).is_err());
     }
 }

@@ -1,9 +1,10 @@
 //! The lock files of a range, and the directory of them.
 
+use std::cell::{Cell, RefCell};
 use std::fs::DirBuilder;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -28,6 +29,8 @@ pub(super) struct Locks {
     dir: OwnedFd,
     path: PathBuf,
     pub(super) files: Vec<LockFile>,
+    /// What we have written into all of them.
+    owner: RefCell<Option<Owner>>,
 }
 
 /// One of them.
@@ -35,6 +38,8 @@ pub(super) struct Locks {
 pub(super) struct LockFile {
     first: u32,
     pub(super) file: std::fs::File,
+    /// Nobody but us writes, as long as we hold the lock.
+    length: Cell<usize>,
 }
 
 impl Directory {
@@ -51,10 +56,11 @@ impl Directory {
             dir: self.fd.try_clone().os("dup", self.path.display())?,
             path: self.path.clone(),
             files: Vec::new(),
+            owner: RefCell::default(),
         };
         for first in units {
             match self.take(first)? {
-                Some(file) => locks.files.push(LockFile { first, file }),
+                Some(file) => locks.files.push(file),
                 None => return Ok(None),
             }
         }
@@ -63,7 +69,7 @@ impl Directory {
     }
 
     /// Locks the file `first`; `None` while somebody has it.
-    fn take(&self, first: u32) -> Result<Option<std::fs::File>> {
+    fn take(&self, first: u32) -> Result<Option<LockFile>> {
         let name = first.to_string();
         let path = self.path.join(&name);
         loop {
@@ -76,14 +82,38 @@ impl Directory {
                 Err(error) => return Err(error).os("flock", path.display()),
             }
             // Its last owner may have removed it between our open and our lock.
-            if fstat(&file).os("fstat", path.display())?.st_nlink > 0 {
-                return Ok(Some(file.into()));
+            let stat = fstat(&file).os("fstat", path.display())?;
+            if stat.st_nlink > 0 {
+                return Ok(Some(LockFile {
+                    first,
+                    file: file.into(),
+                    length: Cell::new(usize::try_from(stat.st_size).unwrap_or_default()),
+                }));
             }
         }
     }
 }
 
 impl Locks {
+    /// Writes the record into each. It is the first line and written before the file is cut to its length, so that being
+    /// killed at any moment leaves a whole one.
+    pub(super) fn record(&self, owner: &Owner) -> Result<()> {
+        let mut line = serde_json::to_vec(owner)
+            .map_err(std::io::Error::from)
+            .os("encode", self.path.display())?;
+        line.push(b'\n');
+        for lock in &self.files {
+            lock.file
+                .write_all_at(&line, 0)
+                .os("write lock file", lock.first)?;
+            if lock.length.replace(line.len()) > line.len() {
+                ftruncate(&lock.file, line.len() as u64).os("truncate lock file", lock.first)?;
+            }
+        }
+        self.owner.replace(Some(owner.clone()));
+        Ok(())
+    }
+
     /// Of each file, whether no process of the recorded owner or of a guest lives. What cannot be told counts as living.
     fn abandoned(&self) -> Vec<bool> {
         // Looked for after the locks were taken, for a guest leaves its note before it looks at them.
@@ -96,7 +126,7 @@ impl Locks {
             if !guest::is_in(&guests, lock.first).is_ok_and(|guest| !guest) {
                 return false;
             }
-            let Ok(owner) = read(&lock.file) else {
+            let Ok(owner) = self.owner_in(lock) else {
                 return false;
             };
             match &known {
@@ -110,21 +140,12 @@ impl Locks {
         };
         self.files.iter().map(&mut is_abandoned).collect()
     }
-}
 
-impl LockFile {
-    /// The record is the first line and written before the file is cut to its length, so that being killed at any moment
-    /// leaves a whole one.
-    pub(super) fn write(&self, owner: &Owner) -> Result<()> {
-        let mut line = serde_json::to_vec(owner)
-            .map_err(std::io::Error::from)
-            .os("encode", self.first)?;
-        line.push(b'\n');
-        let mut file = &self.file;
-        file.rewind()
-            .and_then(|()| file.write_all(&line))
-            .os("write lock file", self.first)?;
-        ftruncate(&self.file, line.len() as u64).os("truncate lock file", self.first)
+    fn owner_in(&self, lock: &LockFile) -> std::io::Result<Option<Owner>> {
+        match &*self.owner.borrow() {
+            None if lock.length.get() > 0 => read(&lock.file),
+            known => Ok(known.clone()),
+        }
     }
 }
 

@@ -163,10 +163,7 @@ impl Pool {
 impl Range {
     /// Records who has the range; again whenever a container joins or leaves the pod, before its first process runs.
     pub(crate) fn record(&self, owner: &Owner) -> Result<()> {
-        self.locks
-            .files
-            .iter()
-            .try_for_each(|file| file.write(owner))
+        self.locks.record(owner)
     }
 }
 

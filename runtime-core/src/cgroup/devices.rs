@@ -4,7 +4,8 @@
 //! It is attached from outside with BPF_F_ALLOW_MULTI: whatever the container attaches below can only take away.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::io::Errno;
 
@@ -12,6 +13,27 @@ use super::Cgroup;
 use super::limits::DeviceRule;
 use crate::error::{Error, Result};
 use crate::sys::bpf::{self, Instruction};
+
+/// The program of the cgroup that was made last, if that still exists: the containers of a pod mostly have the same policy, and
+/// the kernel takes longer to verify and translate it than for all else of a cgroup.
+#[derive(Debug, Default)]
+pub(crate) struct Programs(Mutex<Option<(Vec<DeviceRule>, Weak<OwnedFd>)>>);
+
+impl Programs {
+    /// The program of `rules`, for `cgroup`.
+    pub(super) fn of(&self, rules: &[DeviceRule], cgroup: &Cgroup) -> Result<Arc<OwnedFd>> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, program)) = &*last
+            && known == rules
+            && let Some(program) = program.upgrade()
+        {
+            return Ok(program);
+        }
+        let program = Arc::new(cgroup.load(rules)?);
+        *last = Some((rules.to_vec(), Arc::downgrade(&program)));
+        Ok(program)
+    }
+}
 
 /// What a host lacks where it is refused.
 const FEATURE: &str = "the device policy (linux.resources.devices)";
@@ -32,13 +54,16 @@ impl Cgroup {
     /// refused, because device nodes of its image would be open to it. [`Error::Invalid`] for more rules than the kernel
     /// takes.
     pub fn set_devices(&self, rules: &[DeviceRule]) -> Result<()> {
-        let program = compile(rules)?;
-        let program = bpf::load_device_program(&program)
-            .map_err(|error| self.why_not_loaded(rules, error))?;
-        let mut current = self
-            .devices
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.set_program(Arc::new(self.load(rules)?))
+    }
+
+    fn load(&self, rules: &[DeviceRule]) -> Result<OwnedFd> {
+        bpf::load_device_program(&compile(rules)?)
+            .map_err(|error| self.why_not_loaded(rules, error))
+    }
+
+    pub(super) fn set_program(&self, program: Arc<OwnedFd>) -> Result<()> {
+        let mut current = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         bpf::attach_device_program(
             self.dir.as_fd(),
             program.as_fd(),

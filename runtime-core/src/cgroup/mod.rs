@@ -19,7 +19,7 @@ mod tree;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
@@ -27,6 +27,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+pub(crate) use devices::Programs;
 pub use hierarchy::Hierarchy;
 use hierarchy::{Down, Refusal};
 pub use limits::DeviceRule;
@@ -65,7 +66,7 @@ pub struct Cgroup {
     /// What ancestors did not enable.
     refused: Vec<Refusal>,
     /// The device program in force.
-    devices: Mutex<Option<OwnedFd>>,
+    devices: Mutex<Option<Arc<OwnedFd>>>,
     /// [`PINNED`] of one that was created.
     _pinned: Vec<OwnedFd>,
     remove_on_drop: bool,
@@ -89,6 +90,18 @@ impl Cgroup {
         config: &CgroupConfig,
         devices: &[DeviceRule],
     ) -> Result<Cgroup> {
+        let programs = Programs::default();
+        Cgroup::create_sharing(hierarchy, relative, owner, config, (devices, &programs))
+    }
+
+    /// The same, where a cgroup of the same policy may exist whose device program is among `programs`.
+    pub(crate) fn create_sharing(
+        hierarchy: &Hierarchy,
+        relative: &str,
+        owner: (u32, u32),
+        config: &CgroupConfig,
+        (devices, programs): (&[DeviceRule], &Programs),
+    ) -> Result<Cgroup> {
         let components = hierarchy::components(relative)?;
         let path = hierarchy.path(&components);
         for _ in 0..ATTEMPTS {
@@ -110,7 +123,7 @@ impl Cgroup {
                 devices: Mutex::new(None),
                 remove_on_drop: true,
             };
-            cgroup.set_devices(devices)?;
+            cgroup.set_program(programs.of(devices, &cgroup)?)?;
             cgroup.set_up(config)?;
             return Ok(cgroup);
         }

@@ -70,15 +70,18 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// The pipeline: each phase hands the next what it made, and that undoes itself when dropped, the last first.
 pub(super) fn build(pod: &Arc<Pod>, request: CreateRequest, steps: &Steps) -> Result<Container> {
     let (asked, stdio) = steps.here(Step::Plan, || Asked::new(pod, request))?;
+    // It comes up while we make what it is to be told.
+    let idle = steps.here(Step::Spawn, || parent::spawn(stage::INIT))?;
     let mut record = steps.here(Step::Record, || asked.record())?;
     let mut place = Place::make(pod, &asked, steps)?;
     let mut layer = Layer::take(&asked, &record, steps)?;
-    let mut stage = Stage::start(&asked, &place, &layer, stdio, steps)?;
+    let mut stage = Stage::start(idle, &asked, &place, &layer, stdio, steps)?;
     let mut made = stage.made(&mut layer, steps)?;
     record.data_roots.clone_from(&layer.roots);
     record.ids = Some(made.idmap.clone());
     steps.here(Step::Record, || record.write(&asked.bundle))?;
     outside(&asked, &mut place, &layer, &mut made, steps)?;
+    let kmsg = made.take(FdKind::Kmsg).map(Drain::start).transpose()?;
     steps.here(Step::Hooks, || {
         stage.hooks(
             &asked,
@@ -86,7 +89,7 @@ pub(super) fn build(pod: &Arc<Pod>, request: CreateRequest, steps: &Steps) -> Re
         )
     })?;
     stage.ready(&asked, steps)?;
-    finish(pod, (asked, record), place, layer, stage, made)
+    finish(pod, (asked, record), place, layer, stage, (made, kmsg))
 }
 
 /// What the spec asks for, checked: nothing exists yet.
@@ -200,12 +203,12 @@ impl Place {
                 )
             })?;
         let cgroup = steps.here(Step::Cgroup, || {
-            let cgroup = Cgroup::create(
+            let cgroup = Cgroup::create_sharing(
                 &Hierarchy::find()?,
                 &plan.cgroup_path,
                 owner,
                 &config.cgroup,
-                &plan.limits.devices,
+                (&plan.limits.devices, pod.device_programs()),
             )?;
             warnings.extend(cgroup.apply(&plan.limits)?);
             Ok(cgroup)
@@ -258,7 +261,7 @@ impl Drop for Layer {
     }
 }
 
-/// The stage, and what it makes for us.
+/// The stage at its work, and what it makes for us.
 struct Stage {
     channel: Channel,
     children: Children,
@@ -266,6 +269,7 @@ struct Stage {
 
 impl Stage {
     fn start(
+        (channel, children): (Channel, Children),
         asked: &Asked,
         place: &Place,
         layer: &Layer,
@@ -301,7 +305,7 @@ impl Stage {
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
-            let (channel, children) = parent::spawn(stage::INIT, &request, &fds.fds)?;
+            channel.send_request(&request, &fds.fds)?;
             Ok(Stage { channel, children })
         })
     }
@@ -435,12 +439,11 @@ fn finish(
     place: Place,
     mut layer: Layer,
     mut stage: Stage,
-    mut made: Made,
+    (mut made, kmsg): (Made, Option<Drain>),
 ) -> Result<Container> {
     layer.taken.as_ref().map_or(Ok(()), Taken::anchor)?;
     pod.made(&made.need(FdKind::Userns)?, &made.idmap)?;
     let (devpts, console) = (made.need(FdKind::Devpts)?, made.take(FdKind::Console));
-    let kmsg = made.take(FdKind::Kmsg).map(Drain::start).transpose()?;
     let pidfd = stage.children.release(made.pid)?;
     layer.kept = true;
     Ok(Container {

@@ -166,7 +166,9 @@ impl Container {
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
-            parent::spawn(stage::EXEC, &request, &fds.fds)
+            let (channel, children) = parent::spawn(stage::EXEC)?;
+            channel.send_request(&request, &fds.fds)?;
+            Ok((channel, children))
         })?;
         drop(stdio);
         Ok(Starting {

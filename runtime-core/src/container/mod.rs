@@ -177,6 +177,9 @@ impl Container {
 
     /// Kills every process of the container, also one that does not die by itself ([`hung`]).
     fn kill_processes(&self) -> Result<()> {
+        if !self.cgroup.populated()? {
+            return Ok(());
+        }
         let _watchdog = Watchdog::start(Victim {
             cgroup: self.record.cgroup.clone(),
             ids: self.idmap.clone(),

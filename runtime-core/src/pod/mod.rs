@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
+use crate::cgroup::Programs;
 use crate::config::{Config, HostOwned, Ids};
 use crate::error::{Error, OsContext, Result};
 use crate::kernel::features::Features;
@@ -24,6 +25,7 @@ pub struct Pod {
     config: Config,
     shared: Mutex<Shared>,
     features: OnceLock<Features>,
+    device_programs: Programs,
 }
 
 /// A plain mutex: held for look-ups and for the few system calls that make what is shared.
@@ -61,6 +63,7 @@ impl Pod {
             config,
             shared: Mutex::default(),
             features: OnceLock::new(),
+            device_programs: Programs::default(),
         }))
     }
 
@@ -78,6 +81,11 @@ impl Pod {
     pub(crate) fn features(&self) -> &Features {
         self.features
             .get_or_init(|| Features::probe(&self.config.pretend_missing))
+    }
+
+    /// The device programs of its containers.
+    pub(crate) fn device_programs(&self) -> &Programs {
+        &self.device_programs
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

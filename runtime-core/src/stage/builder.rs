@@ -15,7 +15,7 @@ use super::maker::{self, Joins, Maker, Talk, open_proc};
 use super::mounts::{self, Context};
 use super::pod_network::Mover;
 use super::unlocked::Unlocked;
-use super::userns_fs::Makers;
+use super::userns_fs::TmpfsMaker;
 use super::{Steps, data_roots, dev, effective, inherited, kernfs, limits, masks, root};
 use crate::error::{OsContext, Result, StageFailure, Warning};
 use crate::kernel::features::Features;
@@ -28,11 +28,22 @@ use crate::sys;
 use crate::sys::clone::SingleThreaded;
 use crate::sys::mount::{Change, RDONLY, set_attr};
 
-/// Descriptors of the namespaces that H made.
-struct Made {
-    pid: i32,
+/// H, at its work.
+struct AtWork {
+    talk: Channel,
+    /// To init, once it is there.
+    go: Channel,
+}
+
+/// The user namespace.
+struct Users {
+    ns: OwnedFd,
     idmap: IdMap,
-    user: OwnedFd,
+}
+
+/// Init, and the further namespaces that it is in.
+struct First {
+    pid: i32,
     net: OwnedFd,
     ipc: OwnedFd,
     uts: OwnedFd,
@@ -67,26 +78,40 @@ pub(super) fn run(
         limits::raise(&build.plan.process.rlimits)
     })?;
     build.steps.run(Step::MountNs, private_mounts)?;
-    let (made, go) = build.namespaces(fds)?;
-    let mover = build.start_move(&made, host_network.as_ref())?;
-    let mut files = build.root_file_system(&made)?;
-    let inside = build.mounts(&made, &mut files, mover.is_some())?;
+    // While H makes the other namespaces and init, S makes what needs the user namespace only.
+    let (maker, users) = build.user_namespace(fds)?;
+    let tmpfs = build.start_tmpfs(&users)?;
+    let mut files = build.root_file_system(&users)?;
+    let first = build.init(&maker)?;
+    let mover = build.start_move(&first, host_network.as_ref())?;
+    let made = Made {
+        users: &users,
+        first: &first,
+    };
+    let inside = build.mounts(made, &mut files, tmpfs, mover.is_some())?;
     let moved = mover.is_some();
     let not_moved = build
         .steps
         .run(Step::NetworkMoved, || mover.map(Mover::finish).transpose())?;
-    build.restrict(&made, &mut files)?;
+    build.restrict(&users, &mut files)?;
     build.steps.run(Step::Hooks, || {
         warnings.extend(files.warnings);
         warnings.extend(inside.warnings);
         warnings.extend(not_moved.into_iter().flatten());
-        let network = moved.then(|| made.net.as_fd());
-        build.report(&made, warnings, &inside.terminals, files.view, network)?;
-        hooks(channel, build.plan, &go)
+        let network = moved.then(|| first.net.as_fd());
+        build.report(made, warnings, &inside.terminals, files.view, network)?;
+        hooks(channel, build.plan, &maker.go)
     })?;
-    build.pivot(&files.root.dir, files.unlocked, &go)?;
-    inside.makers.finish();
+    build.pivot(&files.root.dir, files.unlocked, &maker.go)?;
+    inside.tmpfs.finish();
     Ok(())
+}
+
+/// All that H made.
+#[derive(Clone, Copy)]
+struct Made<'a> {
+    users: &'a Users,
+    first: &'a First,
 }
 
 /// What every phase uses.
@@ -111,7 +136,7 @@ struct Files<'a> {
 
 /// What is mounted in it.
 struct Inside {
-    makers: Makers,
+    tmpfs: TmpfsMaker,
     terminals: dev::Terminals,
     warnings: Vec<Warning>,
 }
@@ -119,26 +144,35 @@ struct Inside {
 impl<'a> Build<'a> {
     fn start_move(
         self,
-        made: &Made,
+        first: &First,
         host_network: Option<&OwnedFd>,
     ) -> Result<Option<Mover>, StageFailure> {
         self.steps.run(Step::Network, || {
             host_network
-                .map(|from| Mover::spawn(self.proof, from.as_fd(), made.net.as_fd()))
+                .map(|from| Mover::spawn(self.proof, from.as_fd(), first.net.as_fd()))
                 .transpose()
         })
     }
 
+    /// Has the container's tmpfs made, to be there when their mounts are.
+    fn start_tmpfs(self, users: &Users) -> Result<TmpfsMaker, StageFailure> {
+        self.steps.run(Step::Userns, || {
+            let shm = self.plan.base.shm.iter().cloned();
+            let all = shm.chain(mounts::tmpfs_options(self.plan)).collect();
+            TmpfsMaker::start(self.proof, users.ns.as_fd(), all)
+        })
+    }
+
     /// From here on new files belong to root inside; capabilities stay (kernel.md (a)).
-    fn root_file_system(self, made: &'a Made) -> Result<Files<'a>, StageFailure> {
+    fn root_file_system(self, users: &'a Users) -> Result<Files<'a>, StageFailure> {
         let (steps, request, features) = (self.steps, self.request, self.features);
         let mut warnings = Vec::new();
         let mut root = steps.run(Step::Rootfs, || {
-            act_as_root_inside(&made.idmap)?;
+            act_as_root_inside(&users.idmap)?;
             root::mount(
                 &request.rootfs,
                 &self.mount_point(),
-                made.user.as_fd(),
+                users.ns.as_fd(),
                 features,
             )
         })?;
@@ -173,52 +207,52 @@ impl<'a> Build<'a> {
 
     fn mounts(
         self,
-        made: &Made,
+        made: Made<'_>,
         files: &mut Files<'_>,
+        mut tmpfs: TmpfsMaker,
         network_moves: bool,
     ) -> Result<Inside, StageFailure> {
         let (steps, plan, proof) = (self.steps, self.plan, self.proof);
         let (root, unlocked) = (&files.root.dir, &mut files.unlocked);
-        let (userns, pid_ns) = (made.user.as_fd(), made.pid_ns.as_fd());
-        steps.run(Step::EnterNs, || enter(made, plan, network_moves))?;
+        let (userns, pid_ns) = (made.users.ns.as_fd(), made.first.pid_ns.as_fd());
+        steps.run(Step::EnterNs, || enter(made.first, plan, network_moves))?;
         let context = Context {
             proof,
             root,
             plan,
-            idmap: &made.idmap,
+            idmap: &made.users.idmap,
             userns,
             pid_ns,
             unmappable: self.request.unmappable_mount,
             features: self.features,
         };
         steps.run(Step::Proc, || {
-            let owner = dev::owner(&made.idmap, 0, 0)?;
+            let owner = dev::owner(&made.users.idmap, 0, 0)?;
             kernfs::mount(&context, owner, unlocked)
         })?;
-        let mut makers = Makers::default();
         let mut warnings = Vec::new();
         let terminals = steps.run(Step::Dev, || {
-            dev::mount(&context, &mut makers, unlocked, &mut warnings)
+            dev::mount(&context, &mut tmpfs, unlocked, &mut warnings)
         })?;
         let more = steps.run(Step::Mounts, || {
-            let more = mounts::mount_all(&context, &mut makers, unlocked)?;
+            let more = mounts::mount_all(&context, &mut tmpfs, unlocked)?;
             mounts::kernel_files(&context, unlocked)?;
             Ok(more)
         })?;
         warnings.extend(more);
         Ok(Inside {
-            makers,
+            tmpfs,
             terminals,
             warnings,
         })
     }
 
     /// Sysctls, when the network is there, and what of the mounts is hidden or read-only.
-    fn restrict(self, made: &Made, files: &mut Files<'_>) -> Result<(), StageFailure> {
+    fn restrict(self, users: &Users, files: &mut Files<'_>) -> Result<(), StageFailure> {
         let plan = self.plan;
         let (root, unlocked) = (&files.root.dir, &mut files.unlocked);
         self.steps.run(Step::Sysctl, || {
-            sysctls(plan, dev::owner(&made.idmap, 0, 0)?)
+            sysctls(plan, dev::owner(&users.idmap, 0, 0)?)
         })?;
         self.steps.run(Step::Masks, || {
             masks::readonly(self.features, root, &plan.readonly_paths, unlocked)?;
@@ -247,36 +281,31 @@ impl<'a> Build<'a> {
         Path::new(&self.request.bundle).join("rootfs")
     }
 
-    /// Has H make the namespaces and init; returns descriptors of them.
-    fn namespaces(self, mut fds: Vec<Option<OwnedFd>>) -> Result<(Made, Channel), StageFailure> {
-        let Build {
-            channel,
-            proof,
-            steps,
-            request,
-            plan,
-            ..
-        } = self;
+    /// Has H make the user namespace, and begin with the others.
+    fn user_namespace(
+        self,
+        mut fds: Vec<Option<OwnedFd>>,
+    ) -> Result<(AtWork, Users), StageFailure> {
+        let (request, steps) = (self.request, self.steps);
         let mut take = |kind| take_fd(&request.fds, &mut fds, kind);
         let stdio = [
             take(FdKind::Stdin),
             take(FdKind::Stdout),
             take(FdKind::Stderr),
         ];
-        let (talk, go, proc) = steps.run(Step::Userns, || {
+        let (work, proc) = steps.run(Step::Userns, || {
             let missing = || unexpected("a descriptor is missing");
             let (cgroup, leaf) = (
                 take(FdKind::Cgroup).ok_or_else(missing)?,
                 take(FdKind::Leaf).ok_or_else(missing)?,
             );
-            let joins = Joins::open(&plan.namespaces, take(FdKind::Userns))?;
             let maker = Maker {
-                proof,
+                proof: self.proof,
                 steps,
-                namespaces: &plan.namespaces,
-                joins,
+                namespaces: &self.plan.namespaces,
+                joins: Joins::open(&self.plan.namespaces, take(FdKind::Userns))?,
                 leaf: leaf.as_fd(),
-                channel,
+                channel: self.channel,
                 request,
                 stdio: &stdio,
             };
@@ -289,78 +318,66 @@ impl<'a> Build<'a> {
                 }
                 None => maker.spawn(cgroup.as_fd())?,
             };
-            channel.send(&Message::Spawned { pid })?;
-            let proc = open_proc(pid)?;
+            self.channel.send(&Message::Spawned { pid })?;
+            Ok((AtWork { talk, go }, open_proc(pid)?))
+        })?;
+        if request.idmap.is_none() {
+            hear(&work.talk, |t| matches!(t, Talk::Joined).then_some(()))?;
+        }
+        let users = steps.run(Step::Userns, || {
             if let Some(idmap) = &request.idmap {
                 maker::write_maps(&proc, idmap)?;
             }
-            talk.send(&Talk::Mapped)?;
-            Ok((talk, go, proc))
-        })?;
-        hear(&talk, |t| matches!(t, Talk::Unshared).then_some(()))?;
-        let (idmap, user, net, ipc, uts, cgroup) = steps.run(Step::Namespaces, || {
-            let open = |name: &str| {
-                openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                    .os("open", name)
+            let users = Users {
+                ns: open(&proc, "ns/user", OFlags::RDONLY)?,
+                idmap: read_idmap(&proc)?,
             };
-            if plan.namespaces.time == NsSource::New {
-                write_clocks(&proc, plan)?;
-            }
-            let idmap = read_idmap(&proc)?;
-            own_pipes(&stdio, &plan.process, &idmap)?;
-            // While H waits for `Clocks`: a process that has exited has no namespaces to open.
-            let opened = (
-                idmap,
-                open("ns/user")?,
-                open("ns/net")?,
-                open("ns/ipc")?,
-                open("ns/uts")?,
-                open("ns/cgroup")?,
-            );
-            talk.send(&Talk::Clocks)?;
-            Ok(opened)
+            own_pipes(&stdio, &self.plan.process, &users.idmap)?;
+            let clocks = (self.plan.namespaces.time == NsSource::New)
+                .then(|| open(&proc, "timens_offsets", OFlags::WRONLY))
+                .transpose()?;
+            let clocks: Vec<_> = clocks.iter().map(AsFd::as_fd).collect();
+            work.talk.send_with(&Talk::Mapped, &clocks)?;
+            Ok(users)
         })?;
-        let pid = hear(&talk, |t| match t {
+        Ok((work, users))
+    }
+
+    /// Waits for init, which waits for us and is in all namespaces.
+    fn init(self, maker: &AtWork) -> Result<First, StageFailure> {
+        let pid = hear(&maker.talk, |t| match t {
             Talk::Init { pid } => Some(*pid),
             _ => None,
         })?;
-        let pid_ns = steps.run(Step::Init, || {
+        self.steps.run(Step::Init, || {
             let proc = open_proc(pid)?;
-            openat(
-                proc,
-                "ns/pid",
-                OFlags::RDONLY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .os("open", "ns/pid")
-        })?;
-        let made = Made {
-            pid,
-            idmap,
-            user,
-            net,
-            ipc,
-            uts,
-            cgroup,
-            pid_ns,
-        };
-        Ok((made, go))
+            let ns = |name: &str| open(&proc, name, OFlags::RDONLY);
+            Ok(First {
+                pid,
+                net: ns("ns/net")?,
+                ipc: ns("ns/ipc")?,
+                uts: ns("ns/uts")?,
+                cgroup: ns("ns/cgroup")?,
+                pid_ns: ns("ns/pid")?,
+            })
+        })
     }
+
     fn report(
         self,
-        made: &Made,
+        made: Made<'_>,
         warnings: Vec<Warning>,
         terminals: &dev::Terminals,
         view: Option<(OwnedFd, OwnedFd)>,
         network: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
         let mut kinds = vec![FdKind::Devpts, FdKind::Userns];
-        let mut fds = vec![terminals.devpts.as_fd(), made.user.as_fd()];
+        let mut fds = vec![terminals.devpts.as_fd(), made.users.ns.as_fd()];
         if let Some(console) = &terminals.console {
             kinds.push(FdKind::Console);
             fds.push(console.as_fd());
         }
-        if let Some(kmsg) = &terminals.kmsg {
+        if let Some((kmsg, _)) = &terminals.kmsg {
             kinds.push(FdKind::Kmsg);
             fds.push(kmsg.as_fd());
         }
@@ -372,10 +389,10 @@ impl<'a> Build<'a> {
             kinds.push(FdKind::Network);
             fds.push(network);
         }
-        let idmap = made.idmap.clone();
+        let idmap = made.users.idmap.clone();
         self.channel.send_with(
             &Message::Created {
-                pid: made.pid,
+                pid: made.first.pid,
                 idmap,
                 warnings,
                 times: self.steps.take_times(),
@@ -414,10 +431,14 @@ fn hear<T>(talk: &Channel, wanted: impl Fn(&Talk) -> Option<T>) -> Result<T, Sta
     }
 }
 
+/// File `name` of the process behind `proc`, its directory of /proc.
+fn open(proc: &OwnedFd, name: &str, flags: OFlags) -> Result<OwnedFd> {
+    openat(proc, name, flags | OFlags::CLOEXEC, Mode::empty()).os("open", name)
+}
+
 fn read_idmap(proc: &OwnedFd) -> Result<IdMap> {
     let read = |name: &str| {
-        let fd =
-            openat(proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os("open", name)?;
+        let fd = open(proc, name, OFlags::RDONLY)?;
         let text = std::io::read_to_string(std::fs::File::from(fd)).os("read", name)?;
         idmap::parse(&text).ok_or_else(|| unexpected(name))
     };
@@ -425,26 +446,6 @@ fn read_idmap(proc: &OwnedFd) -> Result<IdMap> {
         uids: read("uid_map")?,
         gids: read("gid_map")?,
     })
-}
-
-/// The container's clocks: boottime starts at 0 at create, unless the spec says otherwise
-/// (time_namespaces(7)).
-fn write_clocks(proc: &OwnedFd, plan: &Plan) -> Result<()> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
-    let (seconds, nanoseconds) = plan.boottime_offset.unwrap_or((-now, 0));
-    let mut text = format!("boottime {seconds} {nanoseconds}\n");
-    if let Some((seconds, nanoseconds)) = plan.monotonic_offset {
-        text.push_str(&format!("monotonic {seconds} {nanoseconds}\n"));
-    }
-    let fd = openat(
-        proc,
-        "timens_offsets",
-        OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .os("open", "timens_offsets")?;
-    rustix::io::write(fd, text.as_bytes()).os("write", format!("timens_offsets {text:?}"))?;
-    Ok(())
 }
 
 /// Pipes of standard streams belong to the process's user, so that it may reopen them
@@ -474,12 +475,12 @@ fn keep_capabilities() -> Result<()> {
 }
 
 /// Joins what file systems and sysctls are made from.
-fn enter(made: &Made, plan: &Plan, network_moves: bool) -> Result<()> {
+fn enter(first: &First, plan: &Plan, network_moves: bool) -> Result<()> {
     for (ns, flag, name) in [
-        (&made.net, CloneFlags::CLONE_NEWNET, "network"),
-        (&made.ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
-        (&made.uts, CloneFlags::CLONE_NEWUTS, "uts"),
-        (&made.cgroup, CloneFlags::CLONE_NEWCGROUP, "cgroup"),
+        (&first.net, CloneFlags::CLONE_NEWNET, "network"),
+        (&first.ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
+        (&first.uts, CloneFlags::CLONE_NEWUTS, "uts"),
+        (&first.cgroup, CloneFlags::CLONE_NEWCGROUP, "cgroup"),
     ] {
         nix::sched::setns(ns, flag).os("setns", name)?;
     }

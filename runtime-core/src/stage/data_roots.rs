@@ -1,5 +1,6 @@
 //! Data roots (design D7), stage side: bound from beside the upper directory, ID-mapped as it is.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
@@ -41,14 +42,18 @@ pub(super) fn mount(
     };
     let (all, mut warnings) = wanted(root, plan)?;
     tell(all.iter().map(|wanted| wanted.root.clone()).collect())?;
+    if all.is_empty() {
+        return Ok(warnings);
+    }
     let snapshot = layers.open(upper.parent().unwrap_or(upper))?;
+    // First: where nothing is beside the layer, nobody looks for what to undo in it.
+    let beside = data_roots::prepare(&snapshot)?;
     for Wanted { path, root: data } in all {
-        // First: where nothing is beside the layer, nobody looks for what to undo in it.
-        let mut dir = data_roots::prepare(&snapshot, &data.name)?;
+        let mut dir = data_roots::prepare_one(&beside, &data.name)?;
         let target = inroot::target(root, &path, Target::Directory(0o711))?;
         if data.made.is_empty() {
             copy_up(&target, &path)?;
-            if let Some((filled, texts)) = fill(&target, &snapshot, &data.name, &dir)? {
+            if let Some((filled, texts)) = fill(&target, &beside, &data.name, &dir)? {
                 dir = filled;
                 warnings.extend(texts.into_iter().map(|text| Warning::new(&path, text)));
             }
@@ -71,14 +76,15 @@ fn wanted(root: &OwnedFd, plan: &Plan) -> Result<(Vec<Wanted>, Vec<Warning>)> {
     let (mut all, mut warnings): (Vec<Wanted>, Vec<Warning>) = Default::default();
     let mut paths = plan.data_roots.clone();
     paths.extend(docker_data_root(root).filter(|path| is_clean(path)));
+    let mut places = Places::new(root)?;
     for path in paths {
-        let made = missing_directories(root, &path)?;
+        let made = places.missing(&path)?;
         if let Some(link) = made.last().filter(|first| is_there(root, first)) {
             let text = format!("/{link} is a link that leads nowhere: no data root there");
             warnings.push(Warning::new(&path, text));
             continue;
         }
-        let inside = resolve(root, &path, made.len())?;
+        let inside = places.resolve(&path, made.len())?;
         if let Some(system) = system_directory(&inside) {
             let text = format!("leads into {system} of the image: no data root there");
             warnings.push(Warning::new(&path, text));
@@ -106,7 +112,7 @@ fn wanted(root: &OwnedFd, plan: &Plan) -> Result<(Vec<Wanted>, Vec<Warning>)> {
 /// of it to be taken for all. Returns what is the data root then, and what is not as the image has it.
 fn fill(
     image: &OwnedFd,
-    snapshot: &OwnedFd,
+    beside: &OwnedFd,
     name: &str,
     data: &OwnedFd,
 ) -> Result<Option<(OwnedFd, Vec<String>)>> {
@@ -119,11 +125,11 @@ fn fill(
     {
         return Ok(None);
     }
-    let new = data_roots::to_fill(snapshot, name)?;
+    let new = data_roots::to_fill(beside, name)?;
     let copied = copy::tree(&image, &new, true)?;
     let marks = data_roots::make_marks(&new)?;
     let marks = marks.map(|text| format!("marks of overlays that came with the image: {text}"));
-    data_roots::filled(snapshot, name, &new)?;
+    data_roots::filled(beside, name, &new)?;
     Ok(Some((new, copied.into_iter().chain(marks).collect())))
 }
 
@@ -135,19 +141,65 @@ fn copy_up(target: &OwnedFd, path: &str) -> Result<()> {
     chownat(target, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).os("chown", path)
 }
 
-/// Ancestors of `path` and itself that are not there yet, deepest first, relative to the root.
-fn missing_directories(root: &OwnedFd, path: &str) -> Result<Vec<String>> {
-    let mut missing = Vec::new();
-    for ancestor in Path::new(path).ancestors() {
-        let Some(text) = ancestor.to_str().filter(|t| *t != "/") else {
-            break;
-        };
-        if inroot::existing(root, text)?.is_some() {
-            break;
-        }
-        missing.push(text.trim_start_matches('/').to_string());
+/// Where directories of a root file system are that nobody changes meanwhile.
+struct Places<'a> {
+    root: &'a OwnedFd,
+    base: String,
+    /// Those that are there, by the path that was asked for.
+    known: BTreeMap<String, String>,
+}
+
+impl Places<'_> {
+    fn new(root: &OwnedFd) -> Result<Places<'_>> {
+        Ok(Places {
+            root,
+            base: copy::path_of(root)?,
+            known: BTreeMap::new(),
+        })
     }
-    Ok(missing)
+
+    /// Ancestors of `path` and itself that are not there yet, deepest first, relative to the root.
+    fn missing(&mut self, path: &str) -> Result<Vec<String>> {
+        let mut missing = Vec::new();
+        for ancestor in Path::new(path).ancestors() {
+            let Some(text) = ancestor.to_str().filter(|t| *t != "/") else {
+                break;
+            };
+            if self.place(text)?.is_some() {
+                break;
+            }
+            missing.push(text.trim_start_matches('/').to_string());
+        }
+        Ok(missing)
+    }
+
+    /// Where `path` leads, relative to the root: links are followed, its last `missing` components are not there yet.
+    fn resolve(&mut self, path: &str, missing: usize) -> Result<String> {
+        let path = Path::new(path);
+        let there = path.ancestors().nth(missing).unwrap_or(path);
+        let tail = path.strip_prefix(there).unwrap_or(Path::new(""));
+        let base = self.base.clone();
+        let place = self.place(&there.display().to_string())?;
+        let inside = place.and_then(|place| Path::new(place).strip_prefix(&base).ok());
+        // Component by component: joined to nothing a path would end in a slash.
+        let inside: PathBuf = inside
+            .unwrap_or(tail)
+            .components()
+            .chain(tail.components())
+            .collect();
+        Ok(inside.to_string_lossy().into_owned())
+    }
+
+    /// Where `path` leads on the host, `None` where nothing is there.
+    fn place(&mut self, path: &str) -> Result<Option<&str>> {
+        if !self.known.contains_key(path) {
+            let Some(fd) = inroot::existing(self.root, path)? else {
+                return Ok(None);
+            };
+            self.known.insert(path.into(), copy::path_of(fd)?);
+        }
+        Ok(self.known.get(path).map(String::as_str))
+    }
 }
 
 /// Whether something is at `path` that leads nowhere, and so is not missing.
@@ -169,20 +221,6 @@ fn is_clean(path: &str) -> bool {
     let mut components = Path::new(path).components();
     Path::new(path).is_absolute()
         && components.all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
-}
-
-/// Where `path` leads, relative to the root: links are followed, its last `missing` components are not there yet.
-fn resolve(root: &OwnedFd, path: &str, missing: usize) -> Result<String> {
-    let path = Path::new(path);
-    let there = path.ancestors().nth(missing).unwrap_or(path);
-    let tail = path.strip_prefix(there).unwrap_or(Path::new(""));
-    let name = there.display().to_string();
-    let fd = inroot::open(root, &name, OFlags::PATH).os("open in the root file system", &name)?;
-    let (base, place) = (copy::path_of(root)?, copy::path_of(fd)?);
-    let inside = Path::new(&place).strip_prefix(&base).unwrap_or(tail);
-    // Component by component: joined to nothing a path would end in a slash.
-    let inside: PathBuf = inside.components().chain(tail.components()).collect();
-    Ok(inside.to_string_lossy().into_owned())
 }
 
 /// The directory of the image that no data root may lie in, if `inside` does: the system itself, whatever a link calls it.

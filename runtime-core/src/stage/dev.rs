@@ -17,7 +17,7 @@ use super::inroot::{self, Target};
 use super::kmsg;
 use super::mounts::Context;
 use super::unlocked::Unlocked;
-use super::userns_fs::{Makers, tmpfs_contexts};
+use super::userns_fs::TmpfsMaker;
 use crate::error::{Error, OsContext, Result, Warning};
 use crate::kernel::features::Features;
 use crate::kernel::fs::FsOption;
@@ -57,23 +57,21 @@ pub(super) struct Terminals {
     pub(super) devpts: OwnedFd,
     /// Master of init's terminal, if it asked one.
     pub(super) console: Option<OwnedFd>,
-    /// Master of the terminal that is /dev/kmsg, if there is one.
-    pub(super) kmsg: Option<OwnedFd>,
+    /// Master of the terminal that is /dev/kmsg, if there is one, with the instance of devpts that it is in.
+    pub(super) kmsg: Option<(OwnedFd, OwnedFd)>,
 }
 
 /// Makes /dev.
 pub(super) fn mount(
     context: &Context<'_>,
-    makers: &mut Makers,
+    tmpfs: &mut TmpfsMaker,
     unlocked: &mut Unlocked,
     warnings: &mut Vec<Warning>,
 ) -> Result<Terminals> {
     let Context {
-        proof,
         root,
         plan,
         idmap,
-        userns,
         features,
         ..
     } = *context;
@@ -86,22 +84,15 @@ pub(super) fn mount(
         option("gid", gid),
     ];
     let target = inroot::target(root, "/dev", Target::Directory(0o755))?;
-    let tmpfs = fs::new("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
-    unlocked.attach_ground(tmpfs, target, "/dev")?;
+    let ground = fs::new("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+    unlocked.attach_ground(ground, target, "/dev")?;
     let dev = inroot::open(root, "/dev", OFlags::RDONLY | OFlags::DIRECTORY).os("open", "/dev")?;
 
     for (name, major, minor) in NODES {
         if name == FUSE && !plan.base.fuse {
             continue;
         }
-        make_node(
-            &dev,
-            name,
-            FileType::CharacterDevice,
-            (major, minor),
-            0o666,
-            (uid, gid),
-        )?;
+        make_node(&dev, name, FileType::CharacterDevice, (major, minor), 0o666)?;
     }
     for node in &plan.devices {
         extra(&dev, node, idmap)?;
@@ -140,13 +131,10 @@ pub(super) fn mount(
         fs::new("mqueue", &[], PLAIN)?,
         unlocked,
     )?;
-    if let Some(shm) = &plan.base.shm {
-        let options = std::slice::from_ref(shm);
-        for made in tmpfs_contexts(proof, userns, options, makers)? {
-            let mount = fs::mount(&made, "tmpfs", PLAIN)?;
-            own(&mount, uid, gid)?;
-            attach_dir(root, "/dev/shm", mount, unlocked)?;
-        }
+    if plan.base.shm.is_some() {
+        let mount = fs::mount(&tmpfs.next()?, "tmpfs", PLAIN)?;
+        own(&mount, uid, gid)?;
+        attach_dir(root, "/dev/shm", mount, unlocked)?;
     } else {
         mkdirat(&dev, "shm", Mode::from_raw_mode(0o755)).os("mkdir", "/dev/shm")?;
     }
@@ -294,24 +282,21 @@ fn extra(dev: &OwnedFd, node: &DeviceNode, idmap: &IdMap) -> Result<()> {
     if NODES.iter().any(|(known, ..)| *known == name) {
         return Ok(());
     }
-    make_node(
-        dev,
-        name,
-        kind,
-        (node.major, node.minor),
-        node.mode,
-        owner(idmap, node.uid, node.gid)?,
-    )
+    make_node(dev, name, kind, (node.major, node.minor), node.mode)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat(dev, name, flags, Mode::empty()).os("open /dev/", name)?;
+    let (uid, gid) = owner(idmap, node.uid, node.gid)?;
+    own(&made, uid, gid)
 }
 
-/// Makes a node on our own /dev, where nobody else has a hand yet. The stage's umask is 0.
+/// Makes a node on our own /dev, where nobody else has a hand yet. It is root's inside, as whom the stage makes files; the
+/// stage's umask is 0.
 fn make_node(
     dev: &OwnedFd,
     name: &str,
     kind: FileType,
     (major, minor): (u32, u32),
     mode: u32,
-    (uid, gid): (u32, u32),
 ) -> Result<()> {
     if let Some(parent) = std::path::Path::new(name)
         .parent()
@@ -326,15 +311,7 @@ fn make_node(
         Mode::from_raw_mode(mode),
         makedev(major, minor),
     )
-    .os("mknod /dev/", name)?;
-    let node = openat(
-        dev,
-        name,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .os("open /dev/", name)?;
-    own(&node, uid, gid)
+    .os("mknod /dev/", name)
 }
 
 /// Host owner and group of a terminal for user `uid` inside.

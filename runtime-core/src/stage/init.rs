@@ -64,7 +64,13 @@ impl Init<'_> {
     fn pipeline(&self, closed: io::Result<()>) -> Result<Infallible, Option<StageFailure>> {
         let (steps, plan) = (self.steps, &self.request.plan);
         let _ = rustix::thread::set_name(c"sysbox:[init]");
-        let staged = self.wait_for_root(closed)?;
+        // Before any hook, and while S makes the mounts.
+        steps.run(Step::Setup, || {
+            closed.os("close_range", "what init does not need")?;
+            inherited::reset_inside(&self.request.id)
+        })?;
+        steps.run(Step::BaseFilter, || security::base_filter(&plan.process))?;
+        let staged = self.wait_for_root()?;
         steps.run(Step::Lock, || self.lock_mounts(&staged))?;
         steps.run(Step::Setup, || {
             self.host_name()?;
@@ -93,17 +99,9 @@ impl Init<'_> {
         program.exec(self.channel, steps)
     }
 
-    fn wait_for_root(&self, closed: io::Result<()>) -> Result<Staged, Option<StageFailure>> {
-        let mut word = self.hear()?;
-        // Before any hook, but not before S has told all that it makes: a failure of ours ends it wherever it is.
+    fn wait_for_root(&self) -> Result<Staged, Option<StageFailure>> {
         let (steps, request) = (self.steps, self.request);
-        steps.run(Step::Setup, || {
-            closed.os("close_range", "what init does not need")?;
-            inherited::reset_inside(&request.id)
-        })?;
-        steps.run(Step::BaseFilter, || {
-            security::base_filter(&request.plan.process)
-        })?;
+        let mut word = self.hear()?;
         loop {
             match word {
                 Go::Staged(staged) => return Ok(staged),

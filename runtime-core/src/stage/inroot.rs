@@ -78,6 +78,11 @@ pub(super) fn target(root: impl AsFd, path: &str, kind: Target) -> Result<OwnedF
 /// they would inside.
 pub(super) fn directory(root: impl AsFd, path: &Path) -> Result<OwnedFd> {
     let root = root.as_fd();
+    if let Some(whole) = path.to_str()
+        && let Ok(fd) = open(root, whole, OFlags::PATH | OFlags::DIRECTORY)
+    {
+        return Ok(fd);
+    }
     let mut done = String::new();
     let mut fd =
         open(root, ".", OFlags::PATH | OFlags::DIRECTORY).os("open", "root file system")?;

@@ -27,20 +27,21 @@ use super::dev::{open_terminal, own};
 use super::inroot::{self, Target};
 use super::unlocked::Unlocked;
 use crate::error::{OsContext, Result};
-use crate::kernel::features::Features;
+use crate::kernel::features::{Feature, Features};
 use crate::kernel::fs::{self, FsOption, option};
 use crate::sys;
 
-/// Puts it on /dev/kmsg below `root` for the host's `owner`; returns the master.
+/// Puts it on /dev/kmsg below `root` for the host's `owner`; returns the master, and the instance of devpts that it is in,
+/// to be closed at the very end: the kernel waits for grace periods of RCU then.
 ///
-/// In an instance of devpts of its own, so that terminals of the container count from 0. It is attached for a moment, on
-/// `/dev/pts`: before Linux 6.15 nothing that is not can be cloned.
+/// In an instance of its own, so that terminals of the container count from 0. Where the kernel clones only what is attached,
+/// it is for a moment, on `/dev/pts`.
 pub(super) fn mount(
     features: &Features,
     root: &OwnedFd,
     owner: (u32, u32),
     unlocked: &mut Unlocked,
-) -> Result<OwnedFd> {
+) -> Result<(OwnedFd, OwnedFd)> {
     let options = [
         FsOption {
             key: "newinstance".into(),
@@ -51,14 +52,20 @@ pub(super) fn mount(
     ];
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let devpts = fs::new("devpts", &options, attributes)?;
-    let place = inroot::target(root, "/dev/pts", Target::Directory(0o755))?;
-    fs::attach(&devpts, place, "/dev/pts")?;
-    let made = terminal(features, &devpts, owner);
-    unmount(sys::fd::path(&devpts), UnmountFlags::DETACH).os("umount", "devpts of /dev/kmsg")?;
+    let made = if features.has(Feature::CloneDetached) {
+        terminal(features, &devpts, owner)
+    } else {
+        let place = inroot::target(root, "/dev/pts", Target::Directory(0o755))?;
+        fs::attach(&devpts, place, "/dev/pts")?;
+        let made = terminal(features, &devpts, owner);
+        unmount(sys::fd::path(&devpts), UnmountFlags::DETACH)
+            .os("umount", "devpts of /dev/kmsg")?;
+        made
+    };
     let (master, slave) = made?;
     let target = inroot::target(root, "/dev/kmsg", Target::File(0o600))?;
     unlocked.attach(slave, target, "/dev/kmsg")?;
-    Ok(master)
+    Ok((master, devpts))
 }
 
 /// Master, and a clone of the slave's node.

@@ -14,7 +14,7 @@ use super::{Steps, inherited};
 use crate::error::{OsContext, Result, StageFailure};
 use crate::kernel::idmap::{self, IdMap};
 use crate::kernel::reap::reap_blocking;
-use crate::plan::{Namespaces, NsSource};
+use crate::plan::{Namespaces, NsSource, Plan};
 use crate::stage::Step;
 use crate::stage::proto::{Channel, InitRequest, Message, unexpected};
 use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
@@ -22,13 +22,11 @@ use crate::sys::clone::{Side, SingleThreaded, clone3, exit};
 /// Between S and H, in this order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Talk {
-    /// S → H: the mappings are written.
+    /// H → S: it has joined the user namespace; not said where that is new.
+    Joined,
+    /// S → H: the mappings are written. With the file of H's clock offsets where the time namespace is new.
     Mapped,
-    /// H → S: the namespaces exist.
-    Unshared,
-    /// S → H: clock offsets are written.
-    Clocks,
-    /// H → S: init exists.
+    /// H → S: the namespaces exist, and init in them.
     Init {
         /// Its host pid.
         pid: i32,
@@ -145,8 +143,9 @@ impl Maker<'_> {
         self.steps.run(Step::Namespaces, || {
             if let Some(user) = &joins.user {
                 nix::sched::setns(user, CloneFlags::CLONE_NEWUSER).os("setns", "user namespace")?;
+                talk.send(&Talk::Joined)?;
             }
-            expect(talk, |t| matches!(t, Talk::Mapped))?;
+            let clocks = mapped(talk)?;
             become_root()?;
             for (flag, ns) in &joins.others {
                 nix::sched::setns(ns, *flag).os("setns", format!("{flag:?}"))?;
@@ -157,8 +156,7 @@ impl Maker<'_> {
                 .filter(|(_, source)| **source == NsSource::New)
                 .fold(CloneFlags::empty(), |flags, (flag, _)| flags | flag);
             nix::sched::unshare(new).os("unshare", format!("{new:?}"))?;
-            talk.send(&Talk::Unshared)?;
-            expect(talk, |t| matches!(t, Talk::Clocks))
+            clocks.map_or(Ok(()), |file| write_clocks(&file, &self.request.plan))
         })?;
         let side = self.steps.run(Step::Init, || {
             let new_pid = match &joins.pid {
@@ -192,11 +190,25 @@ pub(super) fn become_root() -> Result<()> {
     inherited::hide()
 }
 
-fn expect(talk: &Channel, wanted: impl Fn(&Talk) -> bool) -> Result<()> {
+/// Waits until the mappings are written; the file of our clock offsets came with that.
+fn mapped(talk: &Channel) -> Result<Option<OwnedFd>> {
     match talk.recv::<Talk>()? {
-        Some((message, _)) if wanted(&message) => Ok(()),
+        Some((Talk::Mapped, fds)) => Ok(fds.into_iter().next()),
         other => Err(unexpected(&format!("{other:?} from the stage"))),
     }
+}
+
+/// The container's clocks: boottime starts at 0 at create, unless the spec says otherwise
+/// (time_namespaces(7)).
+fn write_clocks(file: &OwnedFd, plan: &Plan) -> Result<()> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+    let (seconds, nanoseconds) = plan.boottime_offset.unwrap_or((-now, 0));
+    let mut text = format!("boottime {seconds} {nanoseconds}\n");
+    if let Some((seconds, nanoseconds)) = plan.monotonic_offset {
+        text.push_str(&format!("monotonic {seconds} {nanoseconds}\n"));
+    }
+    rustix::io::write(file, text.as_bytes()).os("write", format!("timens_offsets {text:?}"))?;
+    Ok(())
 }
 
 /// Writes the mappings of the process behind `proc`, its directory of /proc.

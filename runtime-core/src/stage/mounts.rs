@@ -8,12 +8,12 @@ use rustix::mount::MountAttrFlags;
 
 use super::inroot::{self, Target};
 use super::unlocked::Unlocked;
-use super::userns_fs::{Makers, tmpfs_contexts};
+use super::userns_fs::TmpfsMaker;
 use super::{dev, kernfs};
 use crate::config::OnUnmappable;
 use crate::error::{Error, OsContext, Result, Warning};
 use crate::kernel::features::Features;
-use crate::kernel::fs::{self, option};
+use crate::kernel::fs::{self, FsOption, option};
 use crate::kernel::idmap::IdMap;
 use crate::plan::{Mount, MountKind, Plan, Propagation};
 use crate::rootfs::data_roots::copy;
@@ -36,23 +36,19 @@ pub(super) struct Context<'a> {
 /// Makes the spec's mounts in order; returns downgrades.
 pub(super) fn mount_all(
     context: &Context<'_>,
-    makers: &mut Makers,
+    tmpfs: &mut TmpfsMaker,
     unlocked: &mut Unlocked,
 ) -> Result<Vec<Warning>> {
     let mut warnings = Vec::new();
-    let mut tmpfs = user_tmpfs(context, makers)?.into_iter();
     let readonly = context.plan.base.readonly;
-    for (index, mount) in context.plan.mounts.iter().enumerate() {
+    for mount in &context.plan.mounts {
         let field = format!("mounts[] {}", mount.destination);
         let (tree, is_dir) = match &mount.kind {
             MountKind::Bind { source, recursive } => {
                 bind(context, mount, source, *recursive, &mut warnings)?
             }
             MountKind::Tmpfs { options, copy_up } => {
-                let made = tmpfs
-                    .next()
-                    .ok_or_else(|| Error::NotFound(format!("tmpfs of mounts[{index}]")))?;
-                let tree = fs::mount(&made, "tmpfs", MountAttrFlags::empty())?;
+                let tree = fs::mount(&tmpfs.next()?, "tmpfs", MountAttrFlags::empty())?;
                 let (uid, gid) = dev::owner(context.idmap, 0, 0)?;
                 let given = |key: &str| options.iter().any(|o| o.key == key);
                 if !given("uid") && !given("gid") {
@@ -103,22 +99,12 @@ pub(super) fn mount_all(
     Ok(warnings)
 }
 
-/// Superblocks of all tmpfs of the spec, in order, by one process in the user namespace.
-fn user_tmpfs(context: &Context<'_>, makers: &mut Makers) -> Result<Vec<OwnedFd>> {
-    let options: Vec<_> = context
-        .plan
-        .mounts
-        .iter()
-        .filter_map(|mount| match &mount.kind {
-            MountKind::Tmpfs { options, .. } => Some(options.clone()),
-            _ => None,
-        })
-        .collect();
-    if options.is_empty() {
-        Ok(Vec::new())
-    } else {
-        tmpfs_contexts(context.proof, context.userns, &options, makers)
-    }
+/// Options of all tmpfs of the spec, in order.
+pub(super) fn tmpfs_options(plan: &Plan) -> impl Iterator<Item = Vec<FsOption>> {
+    plan.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Tmpfs { options, .. } => Some(options.clone()),
+        _ => None,
+    })
 }
 
 fn bind(

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::Serialize;
 
 use crate::error::{Error, OsContext, Result};
 use crate::kernel::reap::{readable_before, reap_before};
@@ -131,12 +130,8 @@ impl Drop for Children {
     }
 }
 
-/// Starts stage `name` and sends it `request` with `fds`.
-pub(crate) fn spawn<T: Serialize>(
-    name: &str,
-    request: &T,
-    fds: &[BorrowedFd<'_>],
-) -> Result<(Channel, Children)> {
+/// Starts stage `name`, which waits for its request ([`Channel::send_request`]).
+pub(crate) fn spawn(name: &str) -> Result<(Channel, Children)> {
     let (ours, theirs) = Channel::pair()?;
     let ours = ours.with_senders()?;
     // No pre_exec, so std starts it by posix_spawn(3): no fork of a threaded process.
@@ -158,7 +153,6 @@ pub(crate) fn spawn<T: Serialize>(
             .map_err(std::io::Error::other)
             .os("pid of", "stage")?,
     )?;
-    ours.send_request(request, fds)?;
     Ok((ours, children))
 }
 

@@ -36,7 +36,7 @@ use crate::rootfs::data_roots::DataRoot;
 use crate::stage::{Step, Times};
 
 /// Most descriptors that one message carries.
-const MAX_FDS: usize = 16;
+pub(crate) const MAX_FDS: usize = 16;
 /// Longest message; requests travel in a memfd.
 const MAX_MESSAGE: usize = 64 * 1024;
 

@@ -24,13 +24,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, mkdirat, mknodat, openat, statx,
+};
 use rustix::mount::{
-    MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_change, open_tree, unmount,
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
+    open_tree, unmount,
 };
 use serde::{Deserialize, Serialize};
 
-use super::inroot::{self, Target};
+use super::inroot;
 use crate::error::{OsContext, Result};
 use crate::kernel::fs;
 use crate::plan::Propagation;
@@ -124,23 +127,34 @@ impl Unlocked {
         let mut paths = Vec::new();
         // The last one first: it may lie on another.
         for (index, taken) in self.mounts.into_iter().enumerate().rev() {
-            let kind = if taken.is_dir {
-                Target::Directory(0o700)
-            } else {
-                Target::File(0o600)
-            };
-            let place = inroot::target(&staging, &index.to_string(), kind)?;
-            fs::attach(taken.mount, place, &taken.path)?;
+            put(taken.mount, &staging, &index.to_string(), taken.is_dir)?;
             paths.push(taken.path);
         }
         paths.reverse();
-        let place = inroot::target(&staging, ROOT, Target::Directory(0o700))?;
-        fs::attach(root, place, "staging")?;
+        put(root, &staging, ROOT, true)?;
         rustix::process::fchdir(&staging).os("fchdir", "staging")?;
         rustix::process::pivot_root(".", ".").os("pivot_root", "staging")?;
         unmount(".", UnmountFlags::DETACH).os("umount", "old root")?;
         Ok(Staged { paths })
     }
+}
+
+/// Attaches `mount` on a new `name` of the staging tmpfs, where nobody else has a hand.
+fn put(mount: impl AsFd, staging: &OwnedFd, name: &str, is_dir: bool) -> Result<()> {
+    let kind = if is_dir {
+        mkdirat(staging, name, Mode::RWXU)
+    } else {
+        mknodat(
+            staging,
+            name,
+            FileType::RegularFile,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+    };
+    kind.os("make in staging", name)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(mount, "", staging, name, flags).os("move_mount to staging", name)
 }
 
 /// What init is to put in place, having copied the mount namespace: paths inside, in order.
@@ -163,14 +177,23 @@ impl Staged {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_RECURSIVE;
-            let copy = open_tree(&staging, name, flags).os("open_tree staging", name)?;
-            propagate(&copy, Propagation::Slave, name)?;
-            Ok(copy)
+            open_tree(&staging, name, flags).os("open_tree staging", name)
         };
-        let copies = (0..self.paths.len())
-            .map(|index| copy(&index.to_string()))
-            .collect::<Result<Vec<_>>>()?;
+        let mut copies = Vec::new();
+        for (index, path) in self.paths.iter().enumerate() {
+            let copy = copy(&index.to_string())?;
+            // What is attached to it is not to be attached to the original, too.
+            if self
+                .paths
+                .iter()
+                .any(|other| other != path && Path::new(other).starts_with(path))
+            {
+                propagate(&copy, Propagation::Slave, path)?;
+            }
+            copies.push(copy);
+        }
         let root = copy(ROOT)?;
+        propagate(&root, Propagation::Slave, "/")?;
         fs::attach(&root, &staging, "/")?;
         rustix::process::fchdir(&root).os("fchdir", "/")?;
         rustix::process::chroot(".").os("chroot", "/")?;
@@ -179,6 +202,8 @@ impl Staged {
                 inroot::open(&root, path, OFlags::PATH).os("open in the root file system", path)?;
             fs::attach(copy, target, path)?;
         }
+        // The others at once.
+        propagate(&root, Propagation::Slave, "/")?;
         if propagation != Propagation::Slave {
             propagate(&root, propagation, "/")?;
         }

@@ -56,11 +56,15 @@ pub(crate) fn name(path: &str) -> String {
     path.trim_matches('/').replace('-', "--").replace('/', "-")
 }
 
-/// O_PATH descriptor of the directory of data root `name` in snapshot directory `snapshot`, made if missing. Done
-/// as the upper layer is opened, so that on disk it belongs to whom root inside is there.
-pub(crate) fn prepare(snapshot: &OwnedFd, name: &str) -> Result<OwnedFd> {
-    let dir = make_dir(snapshot, DIR, 0o700)?;
-    make_dir(&dir, name, 0o711)
+/// O_PATH descriptor of the directory of all data roots in snapshot directory `snapshot`, made if missing. Done as the upper
+/// layer is opened, so that on disk it belongs to whom root inside is there.
+pub(crate) fn prepare(snapshot: &OwnedFd) -> Result<OwnedFd> {
+    make_dir(snapshot, DIR, 0o700)
+}
+
+/// The same of data root `name` in `dir`, the directory of all.
+pub(crate) fn prepare_one(dir: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    make_dir(dir, name, 0o711)
 }
 
 fn make_dir(parent: &OwnedFd, name: &str, mode: u32) -> Result<OwnedFd> {
@@ -77,26 +81,24 @@ fn beside(upper: &Path) -> PathBuf {
 }
 
 /// A new directory for what the image has at data root `name`, which it becomes by [`filled`].
-pub(crate) fn to_fill(snapshot: &OwnedFd, name: &str) -> Result<OwnedFd> {
-    let dir = make_dir(snapshot, DIR, 0o700)?;
+pub(crate) fn to_fill(dir: &OwnedFd, name: &str) -> Result<OwnedFd> {
     let new = new_name(name);
-    let path = sys::fd::path(&dir).join(&new);
+    let path = sys::fd::path(dir).join(&new);
     match std::fs::remove_dir_all(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).os("remove", path.display());
         }
         _ => {}
     }
-    make_dir(&dir, &new, 0o711)
+    make_dir(dir, &new, 0o711)
 }
 
 /// Makes `new` of [`to_fill`] the data root, in place of the empty one, and marks it, so that the image's content is not
 /// put there again even if all of it is removed.
-pub(crate) fn filled(snapshot: &OwnedFd, name: &str, new: &OwnedFd) -> Result<()> {
-    let dir = make_dir(snapshot, DIR, 0o700)?;
+pub(crate) fn filled(dir: &OwnedFd, name: &str, new: &OwnedFd) -> Result<()> {
     let new = open_dir(new, ".")?;
     fsetxattr(new, FILLED, b"y", XattrFlags::empty()).os("setxattr", FILLED)?;
-    renameat(&dir, new_name(name), &dir, name).os("rename data root", name)
+    renameat(dir, new_name(name), dir, name).os("rename data root", name)
 }
 
 fn new_name(name: &str) -> String {
@@ -135,8 +137,10 @@ pub(crate) fn capture(upper: &Path, roots: &[DataRoot], cancelled: &AtomicBool) 
             Err(error) => Some(Err(error)),
         })
         .collect::<Result<_>>()?;
-    // Written first: a crash half-way leaves a manifest from which `restore` finds the true state.
-    write_manifest(&dir, &full)?;
+    if !full.is_empty() {
+        // Written first: a crash half-way leaves a manifest from which `restore` finds the true state.
+        write_manifest(&dir, &full)?;
+    }
     for root in roots {
         if full.contains(root) {
             let data = open_dir(&dir, &root.name)?;
@@ -306,9 +310,6 @@ fn write_manifest(dir: &OwnedFd, roots: &[DataRoot]) -> Result<()> {
     let file = openat(dir, MANIFEST, flags, Mode::from_raw_mode(0o600)).os("create", MANIFEST)?;
     let mut file = std::fs::File::from(file);
     std::io::Write::write_all(&mut file, &json).os("write", MANIFEST)?;
-    if roots.is_empty() {
-        return Ok(());
-    }
     file.sync_data().os("fdatasync", MANIFEST)
 }
 

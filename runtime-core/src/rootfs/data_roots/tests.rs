@@ -182,11 +182,12 @@ fn half_of_an_image_is_never_taken_for_all() {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let snapshot = openat(CWD, dir.path(), flags, Mode::empty()).unwrap();
     let name = "var-lib-docker";
-    drop(prepare(&snapshot, name).unwrap());
+    let beside = prepare(&snapshot).unwrap();
+    drop(prepare_one(&beside, name).unwrap());
     let new = dir.path().join(DIR).join(new_name(name));
-    drop(to_fill(&snapshot, name).unwrap());
+    drop(to_fill(&beside, name).unwrap());
     std::fs::create_dir(new.join("half")).unwrap();
-    drop(to_fill(&snapshot, name).unwrap());
+    drop(to_fill(&beside, name).unwrap());
     assert_eq!(entries(&new), 0, "of the one that was killed");
     let data = dir.path().join(DIR).join(name);
     assert_eq!(entries(&data), 0);

@@ -1,4 +1,4 @@
-//! mount_setattr(2), which rustix lacks.
+//! mount_setattr(2), which rustix lacks, and ustat(2).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -72,4 +72,31 @@ pub(crate) fn set_attr(mount: impl AsFd, change: Change<'_>) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Asks for the file system with device number `device` (ustat(2)). Where that is about to end, it waits until it has, and is
+/// EINVAL then: the end has the lock of the superblock, which this call takes (fs/super.c, user_get_super()).
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn file_system_stat(device: u64) -> io::Result<()> {
+    /// `struct ustat` of linux/types.h.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Ustat {
+        f_tfree: libc::c_int,
+        f_tinode: libc::c_ulong,
+        f_fname: [u8; 6],
+        f_fpack: [u8; 6],
+    }
+    let mut stat = Ustat::default();
+    // SAFETY: `stat` is a valid ustat that outlives the call. There is no safe wrapper, for the call is obsolete.
+    match unsafe { libc::syscall(libc::SYS_ustat, device, &raw mut stat) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Linux has no such call on newer architectures.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn file_system_stat(_device: u64) -> io::Result<()> {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }

@@ -8,13 +8,12 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::leak::{self, Snapshot};
 use crate::{host, kernel_log};
 
-/// Runs the trials, then `drain`, and fails where the host is not as it was, or the kernel has said what `excused` does
-/// not excuse.
+/// Runs the trials, then `drain`, and fails where the host is not as it was, or the kernel has said what `left` leaves of it.
 pub fn run(
     arguments: &Arguments,
     trials: Vec<Trial>,
     drain: fn(),
-    excused: fn(&str) -> bool,
+    left: fn(Vec<String>) -> Vec<String>,
 ) -> ExitCode {
     let before = Snapshot::of_host();
     // Without root nothing runs that could make the kernel complain.
@@ -24,7 +23,7 @@ pub fn run(
     let mut complaints = leak::of_host_since(&before);
     if let Some(log) = log {
         let said = kernel_log::complaints_since(log);
-        complaints.extend(said.into_iter().filter(|line| !excused(line)));
+        complaints.extend(left(said));
     }
     for complaint in &complaints {
         eprintln!("after the tests: {complaint}");

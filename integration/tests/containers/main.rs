@@ -44,5 +44,5 @@ fn main() -> ExitCode {
     ]
     .concat();
     let trials = cases.iter().flat_map(Case::trials).collect();
-    suite::run(&arguments, trials, pool::drain, |_| false)
+    suite::run(&arguments, trials, pool::drain, |said| said)
 }

@@ -26,5 +26,5 @@ fn main() -> ExitCode {
     ]
     .concat();
     let trials = cases.iter().flat_map(bed::Case::trials).collect();
-    suite::run(&arguments, trials, pool::drain, |_| false)
+    suite::run(&arguments, trials, pool::drain, |said| said)
 }

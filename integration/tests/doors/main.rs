@@ -51,12 +51,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    suite::run(
-        &arguments,
-        trials,
-        pool::drain,
-        kernel_log::is_of_stopped_layers,
-    )
+    suite::run(&arguments, trials, pool::drain, kernel_log::but_of_clients)
 }
 
 /// A step at a door, on a node that it has for itself and must leave as it was.

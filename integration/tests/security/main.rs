@@ -90,10 +90,5 @@ fn main() -> ExitCode {
     for (kind, cases) in KINDS {
         trials.extend(cases.iter().flat_map(|case| case.trials(kind)));
     }
-    suite::run(
-        &arguments,
-        trials,
-        pool::drain,
-        kernel_log::is_of_stopped_layers,
-    )
+    suite::run(&arguments, trials, pool::drain, kernel_log::but_of_clients)
 }

@@ -13,9 +13,10 @@ use crate::process;
 
 /// How long containerd's garbage collection and the kernel may take to finish what a delete began.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the kernel may keep what has ended: a socket that its owner closed keeps the cgroup that it was made in, and the
-/// cgroup its device program, until the peer has answered or tcp_fin_timeout (60 s) has passed.
-const KERNEL_PATIENCE: Duration = Duration::from_secs(90);
+/// How long the kernel may keep what has ended. A socket keeps the device programs of the cgroup that it was made in
+/// (kernel/cgroup/cgroup.c, cgroup_sk_alloc()): one that its owner closed lives on until its peer has answered, or for two minutes
+/// where that is gone (tcp(7), tcp_orphan_retries: 101 to 121 s were seen); the kernel's own of a network namespace, until that is gone.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(150);
 
 /// No user of the host's has an id from here on.
 const FIRST_OF_PODS: u64 = 65536;
@@ -174,11 +175,40 @@ pub fn of_host_since(before: &Snapshot) -> Vec<String> {
     loop {
         let mut difference = before.difference(&Snapshot::of_host());
         difference.retain(|line| !FREED.iter().any(|freed| line.starts_with(freed)));
-        if difference.is_empty() || begin.elapsed() > KERNEL_PATIENCE {
+        if difference.is_empty() {
+            return difference;
+        }
+        if begin.elapsed() > KERNEL_PATIENCE {
+            difference.extend(kept_by());
             return difference;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// What keeps a cgroup's device programs when nobody is in it any more: sockets without an owner, of all network namespaces, and
+/// the cgroups that are kept.
+fn kept_by() -> impl Iterator<Item = String> {
+    let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    let orphans = sockets.lines().find_map(|line| {
+        line.strip_prefix("TCP: ")
+            .map(|line| format!("TCP sockets: {line}"))
+    });
+    let cgroups = of_processes("mountinfo", |line| {
+        line.contains(" - cgroup2 ").then(|| {
+            line.split(' ')
+                .nth(4)
+                .map(|dir| format!("{dir}/cgroup.stat"))
+        })?
+    });
+    let dying = cgroups.into_iter().filter_map(|file| {
+        let stat = fs::read_to_string(&file).ok()?;
+        let line = stat
+            .lines()
+            .find(|line| line.starts_with("nr_dying_descendants"))?;
+        Some(format!("{file}: {line}"))
+    });
+    orphans.into_iter().chain(dying)
 }
 
 /// The device programs of our containers that the kernel has, by the names that it gives their compiled code, numbered. Ids

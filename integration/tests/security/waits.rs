@@ -1,5 +1,6 @@
 //! Who touches what a container serves, holds or has stopped, waits for it; nothing of ours does without a bound.
 
+use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::ctr("kill_of_one_whose_file_system_is_unmounted", unmounted).ours(NOTHING_ENDS_IT),
     Case::ctr("removal_by_force", removed).ours(NOTHING_ENDS_IT),
     Case::ctr("clean_up_after_a_dead_shim", cleaned_up).ours(NOTHING_ENDS_IT),
+    Case::ctr("kill_where_no_connection_can_be_aborted", not_aborted).ours(NOTHING_ENDS_IT),
     Case::ctr("exec_in_a_directory_that_never_answers", working_directory).ours(NOTHING_ENDS_IT),
     Case::ctr("exec_of_a_program_that_never_answers", program).ours(NOTHING_ENDS_IT),
     Case::ctr("exec_whose_stage_is_stopped", stopped).ours(NOTHING_ENDS_IT),
@@ -79,6 +81,38 @@ fn unmounted(bed: &ctr::Bed<'_>) -> Result<()> {
     let _rescue = hostile(bed, &container, &["fuse-locked", "/f"])?;
     container.shell("umount -l /f")?;
     bed.ctr(&["task", "kill", "--signal", "SIGKILL", &container.id])?;
+    stops(&container)?;
+    container.delete_task()?;
+    container.delete_container()
+}
+
+/// The kill fails in time, and the log says why.
+fn not_aborted(bed: &ctr::Bed<'_>) -> Result<()> {
+    let config = "pretend-missing = ['fuse-control']";
+    let options = [];
+    let run = || bed.detached(&options, Image::Busybox, &["/probe", "sleep"]);
+    let container = bed.node.with_config(config, run)?;
+    let rescue = hostile(bed, &container, &["fuse-locked", "/f"])?;
+    let logged = || -> Result<usize> {
+        let log = fs::read_to_string(bed.node.containerd_log())?;
+        Ok(log
+            .matches("aborting them needs the kernel's fusectl")
+            .count())
+    };
+    let before = logged()?;
+    let kill = [
+        "ctr",
+        "task",
+        "kill",
+        "--all",
+        "--signal",
+        "SIGKILL",
+        &container.id,
+    ];
+    let refused = ends(bed.node.command(&kill))?;
+    ensure!(refused.code != 0, "it is killed: {refused:?}");
+    ensure!(logged()? > before, "nobody is told why");
+    drop(rescue);
     stops(&container)?;
     container.delete_task()?;
     container.delete_container()

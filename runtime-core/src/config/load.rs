@@ -321,7 +321,7 @@ mod tests {
             ),
             (
                 "pretend-missing = ['overlay']",
-                "pretend-missing: [\"overlay\"]: unknown variant `overlay`, expected one of `overlay-append`, `overlay-descriptors`, `clone-detached`, `overlay-detached`, `proc-pidns`",
+                "pretend-missing: [\"overlay\"]: unknown variant `overlay`, expected one of `fuse-control`, `overlay-append`, `overlay-descriptors`, `clone-detached`, `overlay-detached`, `proc-pidns`",
             ),
             (
                 "[seccomp]\nallow = ['io_uring']",

@@ -20,6 +20,7 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         Watchdog::start(Victim {
             cgroup: record.cgroup.clone(),
             ids,
+            features: record.features.clone(),
         })
     });
     match Cgroup::open(&Hierarchy::find()?, &record.cgroup) {

@@ -18,7 +18,8 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::error::{OsContext, Result};
+use crate::error::{Error, OsContext, Result};
+use crate::kernel::features::{Feature, Features};
 use crate::kernel::fuse_control::Control;
 use crate::kernel::idmap::IdMap;
 
@@ -32,6 +33,8 @@ pub(super) struct Victim {
     pub(super) cgroup: String,
     /// Its ids.
     pub(super) ids: IdMap,
+    /// What the kernel has.
+    pub(super) features: Features,
 }
 
 /// While it lives, whatever keeps a victim from dying for longer than a moment is ended.
@@ -83,6 +86,12 @@ impl Drop for Watchdog {
 impl Victim {
     /// Aborts the FUSE connections that are its own: those that it sees, and if `unseen` those that nobody does.
     fn free(&self, unseen: bool) -> Result<()> {
+        if !self.features.has(Feature::FuseControl) {
+            return Err(Error::Unsupported {
+                feature: "aborting them".into(),
+                needs: "the kernel's fusectl".into(),
+            });
+        }
         let control = Control::open()?;
         let owned: Vec<_> = control
             .connections()?
@@ -233,6 +242,7 @@ mod tests {
         let victim = |host| Victim {
             cgroup: "c".into(),
             ids: IdMap::single(host, 65536),
+            features: Features::default(),
         };
         assert!(victim(100_000).has(100_000));
         assert!(!victim(100_000).has(0));

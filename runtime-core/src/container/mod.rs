@@ -183,6 +183,7 @@ impl Container {
         let _watchdog = Watchdog::start(Victim {
             cgroup: self.record.cgroup.clone(),
             ids: self.idmap.clone(),
+            features: self.record.features.clone(),
         });
         self.cgroup.kill()
     }

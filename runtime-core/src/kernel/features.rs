@@ -36,6 +36,13 @@ macro_rules! features {
 }
 
 features! {
+    /// fusectl, by which FUSE connections are aborted (fs/fuse/control.c).
+    FuseControl {
+        "fuse-control",
+        since: "2.6.18",
+        without: "FUSE connections of a container that does not die stay",
+        costs: "a container of which a process waits for ever in a FUSE file system of its own cannot be killed"
+    }
     /// fsconfig(2) takes overlayfs's lower layers one by one (`lowerdir+`, fs/overlayfs/params.c).
     OverlayAppend {
         "overlay-append",
@@ -173,6 +180,7 @@ impl Scratch {
 
     fn has(&self, feature: Feature) -> Result<()> {
         match feature {
+            Feature::FuseControl => fsconfig_create(open_fs("fusectl")?),
             Feature::OverlayAppend => self.overlay_append(),
             Feature::OverlayDescriptors => self.overlay_descriptors(),
             Feature::CloneDetached => self.clone_detached(),

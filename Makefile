@@ -57,4 +57,7 @@ critest: setup build ## the whole of critest with our handler and with runc's, o
 test-k8s: setup build ## pods under a real API server and kubelet (root; their build takes a quarter of an hour, once)
 	SYSBOX_K8S=1 cargo test --locked -p integration --test k8s
 
-.PHONY: critest test-k8s help build demo test check bench fuzz install fmt clippy unit deny integration setup deps
+test-vm: setup build ## hosts with kernels of their own, booted in QEMU (root; half an hour without KVM, their disks five minutes, once)
+	SYSBOX_VM=1 cargo test --locked --no-fail-fast -p integration --test vm
+
+.PHONY: critest test-k8s test-vm help build demo test check bench fuzz install fmt clippy unit deny integration setup deps

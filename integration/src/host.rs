@@ -48,7 +48,12 @@ pub fn obstacle() -> Option<String> {
 /// # Errors
 /// If apt is not there, or cannot install: naming what is missing and what to type.
 pub fn require_packages() -> Result<()> {
-    let missing: Vec<_> = PACKAGES
+    require(&PACKAGES)
+}
+
+/// The same of `packages`, which a part of the tier needs.
+pub(crate) fn require(packages: &[&str]) -> Result<()> {
+    let missing: Vec<_> = packages
         .iter()
         .filter(|name| !installed(name))
         .copied()

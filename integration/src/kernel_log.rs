@@ -109,13 +109,19 @@ pub fn but_of_clients(complaints: Vec<String>) -> Vec<String> {
         .collect()
 }
 
+/// What the kernel says whatever the runtime does.
+#[must_use]
+pub fn is_nobodys(line: &str) -> bool {
+    PROBING.contains(&line) || line.starts_with(STOLEN)
+}
+
 /// What the kernel said since `position` that no test may cause, one line each; that its log cannot be read is one, too.
 #[must_use]
 pub fn complaints_since(position: u64) -> Vec<String> {
     match warnings_since(position) {
         Ok(lines) => lines
             .into_iter()
-            .filter(|line| !PROBING.contains(&line.as_str()) && !line.starts_with(STOLEN))
+            .filter(|line| !is_nobodys(line))
             .map(|line| format!("the kernel says: {line}"))
             .collect(),
         Err(error) => vec![format!("{error:#}")],

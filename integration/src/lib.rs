@@ -21,6 +21,7 @@
 //! | [`suite`] | the frame of a suite of trials |
 //! | [`terminal`] | a command with a terminal of its own |
 //! | [`hostile`] | the probe's FUSE that does not answer |
+//! | [`vm`] | a real host with a kernel of its own |
 //! | [`process`] | commands with a deadline |
 //!
 //! Nothing here changes the host outside the cache directory, one cgroup per running node and the packages that
@@ -47,3 +48,4 @@ pub mod script;
 pub mod shim_api;
 pub mod suite;
 pub mod terminal;
+pub mod vm;

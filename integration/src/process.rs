@@ -26,6 +26,23 @@ pub struct Output {
 }
 
 impl Output {
+    /// What a command that ran elsewhere did.
+    pub(crate) fn of(
+        line: &str,
+        code: i32,
+        stdout: String,
+        stderr: String,
+        elapsed: Duration,
+    ) -> Self {
+        Self {
+            code,
+            stdout,
+            stderr,
+            elapsed,
+            line: line.to_owned(),
+        }
+    }
+
     /// The output of a command that had to succeed.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
-//! The processes of a node that the harness starts: see [`integration::node`].
+//! The processes of a node that the harness starts, and the one in a booted host: see [`integration::node`], [`integration::vm`].
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use integration::node;
+use integration::{node, vm};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +23,9 @@ fn run(words: &[String]) -> Result<i32> {
         }
         [verb, launch] if verb == "pid1" => node::pid1(&serde_json::from_str(launch)?).map(|()| 0),
         [verb, pid, words @ ..] if verb == "enter" => node::enter(pid, words),
-        _ => None.context("usage: node-init supervise|pid1 LAUNCH, or node-init enter PID WORDS…"),
+        [verb, tty] if verb == "agent" => vm::agent(tty).map(|()| 0),
+        _ => None.context(
+            "usage: node-init supervise|pid1 LAUNCH, node-init enter PID WORDS…, or node-init agent TTY",
+        ),
     }
 }

@@ -101,6 +101,11 @@ impl Image {
     }
 }
 
+/// An archive of the image `busybox`, which does not change with what we compile.
+pub(crate) fn plain_busybox() -> Result<PathBuf> {
+    Ok(busybox::base()?.join("busybox.tar"))
+}
+
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const SYSTEMD: &[&str] = &[

@@ -5,7 +5,7 @@
 //! ```text
 //!  container     create, exec and the other verbs; the record; cleaning up after a dead shim
 //!  pod           what containers of a pod share: user namespace and id range, network
-//!  stage         the child side, in single-threaded processes of their own, and the talk with it
+//!  stage         the child side, in processes of their own, and the talk with it
 //!  rootfs        where a root file system comes from; the host's view of it; data roots
 //!  plan          the OCI spec, checked once (pure)
 //!  seccomp  cgroup               filters; delegated cgroups, limits and device policy

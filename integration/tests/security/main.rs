@@ -16,6 +16,7 @@ mod devices;
 mod environment;
 mod growth;
 mod host_paths;
+mod host_view;
 mod hostile_spec;
 mod identity;
 mod image_links;
@@ -56,6 +57,7 @@ const KINDS: &[(&str, &[Case])] = &[
     ("environment", environment::CASES),
     ("growth", growth::CASES),
     ("host_paths", host_paths::CASES),
+    ("host_view", host_view::CASES),
     ("hostile_spec", hostile_spec::CASES),
     ("identity", identity::CASES),
     ("image_links", image_links::CASES),

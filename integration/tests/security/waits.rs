@@ -44,7 +44,7 @@ fn hostile<'a>(
     meet(bed.node, container.pid()?.cast_unsigned(), "ready")
 }
 
-fn in_background(words: &[&str]) -> String {
+pub(crate) fn in_background(words: &[&str]) -> String {
     format!("/probe {} </dev/null >/dev/null 2>&1 &", words.join(" "))
 }
 

@@ -6,6 +6,7 @@
 //! enable controllers for them. `cgroup.max.descendants` and `cgroup.max.depth` cap what it makes.
 
 mod apply;
+mod beside;
 mod counters;
 mod device_rules;
 mod devices;

@@ -23,7 +23,8 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
             features: record.features.clone(),
         })
     });
-    match Cgroup::open(&Hierarchy::find()?, &record.cgroup) {
+    let hierarchy = Hierarchy::find()?;
+    match Cgroup::open(&hierarchy, &record.cgroup) {
         Ok(cgroup) => {
             cgroup.kill()?;
             cgroup.remove()?;
@@ -32,6 +33,8 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         Err(error) => return Err(error),
     }
     drop(watchdog);
+    // What held its threads is dead.
+    Cgroup::remove_beside(&hierarchy, &record.cgroup)?;
     if let Some(mounted) = &record.mounted {
         mounted::cleanup(mounted, &bundle.join("rootfs"), &record.features)?;
     }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use oci_spec::runtime as oci;
 
+use super::host_view;
 use super::kmsg::Drain;
 use super::limits;
 use super::{Capture, Container, Gate, ProcessFacts, last_cap, state};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::config::Config;
 use crate::container::record::Record;
-use crate::error::{Error, Result, Warning};
+use crate::error::{Error, OsContext, Result, Warning};
 use crate::kernel::features::Features;
 use crate::kernel::idmap::IdMap;
 use crate::plan::{NsSource, Plan, PlanInput};
@@ -400,6 +401,14 @@ impl Made {
         self.take(kind)
             .ok_or_else(|| unexpected("a descriptor is missing"))
     }
+
+    /// A copy of one that others take.
+    fn copy(&self, kind: FdKind) -> Result<OwnedFd> {
+        let index = self.kinds.iter().position(|known| *known == kind);
+        let fd = index.and_then(|index| self.fds.get(index)?.as_ref());
+        let fd = fd.ok_or_else(|| unexpected("a descriptor is missing"))?;
+        fd.try_clone().os("dup", format!("{kind:?}"))
+    }
 }
 
 /// What only the host's side can do for a container that exists: limits of init, its network's and its files' place.
@@ -425,7 +434,11 @@ fn outside(
     steps.here(Step::View, || {
         let mounts = made.take(FdKind::Rootfs).zip(made.take(FdKind::Overlay));
         match (&layer.taken, mounts) {
-            (Some(taken), Some(mounts)) => taken.show(mounts, &made.idmap),
+            (Some(taken), Some((root, overlay))) => {
+                let userns = made.copy(FdKind::Userns)?;
+                let cgroup = &asked.plan.cgroup_path;
+                taken.show(overlay, host_view::starter(root, userns, cgroup))
+            }
             (None, None) => Ok(()),
             _ => Err(unexpected("a view that nobody wants, or none")),
         }

@@ -6,6 +6,7 @@
 mod cleanup;
 mod create;
 mod exec;
+mod host_view;
 mod hung;
 mod kmsg;
 mod limits;

@@ -50,11 +50,6 @@ impl IdMap {
     pub(crate) fn container_uid(&self, uid: u32) -> Option<u32> {
         to_container(&self.uids, uid)
     }
-
-    /// Group inside whose host id `gid` is, if one has it.
-    pub(crate) fn container_gid(&self, gid: u32) -> Option<u32> {
-        to_container(&self.gids, gid)
-    }
 }
 
 fn to_container(lines: &[IdMapping], id: u32) -> Option<u32> {
@@ -109,8 +104,8 @@ mod tests {
         assert_eq!(map.host_gid(65535), Some(1_065_535));
         assert_eq!(map.host_uid(65536), None);
         assert_eq!(map.container_uid(1_000_033), Some(33));
-        assert_eq!(map.container_gid(1_065_536), None);
-        assert_eq!(map.container_gid(999_999), None);
+        assert_eq!(map.container_uid(1_065_536), None);
+        assert_eq!(map.container_uid(999_999), None);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::seccomp;
 use environment::Sysbox;
 use namespaces::TimeOffsets;
 
-pub(crate) use capabilities::{Capabilities, CapabilityRule};
+pub(crate) use capabilities::CapabilityRule;
 pub(crate) use devices::{DeviceKind, DeviceNode};
 pub(crate) use hooks::{Hook, Hooks};
 pub(crate) use mounts::{Base, Mount, MountKind};

@@ -7,5 +7,6 @@ pub(crate) mod mounted;
 mod source;
 mod superblock;
 
+pub(crate) use host_view::{Service, Start};
 pub use source::RootfsMount;
 pub(crate) use source::{Overlay, RootfsSource, parse};

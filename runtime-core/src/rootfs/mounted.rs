@@ -20,10 +20,9 @@ use crate::error::{Error, OsContext, Result};
 use crate::kernel::features::{Feature, Features};
 use crate::kernel::fs;
 use crate::kernel::fs::FsOption;
-use crate::kernel::idmap::IdMap;
 use crate::kernel::mountinfo::{self, Mount};
 use crate::rootfs::Overlay;
-use crate::rootfs::host_view::{self, View};
+use crate::rootfs::host_view::{self, Start, View};
 use crate::rootfs::superblock::Superblock;
 use crate::sys;
 
@@ -155,7 +154,18 @@ fn escaped(path: &Path) -> String {
 
 /// Undoes what a dead shim has done to `mounted`; `point` is where the container's overlay was mounted for it.
 pub(crate) fn cleanup(mounted: &Mounted, point: &Path, features: &Features) -> Result<()> {
+    let is_root = |stat: Statx| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    let overlay = match stat(point).is_ok_and(is_root) {
+        true => Some(Superblock::watch(point)?),
+        false => None,
+    };
     detach(point)?;
+    // Whoever had it open is dead, but may not have let go of it yet: the shim itself above all.
+    if let Some(overlay) = overlay
+        && !overlay.is_gone(GRACE)?
+    {
+        return Err(still_mounted(&mounted.path));
+    }
     // The engine may have removed the layer meanwhile.
     match mounted.put_back(features) {
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
@@ -217,13 +227,13 @@ impl Taken {
         })
     }
 
-    /// Gives the host a view of the container's overlay at the old path. `mounts` are detached mounts
-    /// of it, with what is mounted in it and without.
-    pub(crate) fn show(&self, mounts: (OwnedFd, OwnedFd), idmap: &IdMap) -> Result<()> {
-        let overlay = mounts.0.try_clone().os("dup", "root file system")?;
+    /// Gives the host a view of the container's overlay at the old path, served by what `start` starts. `mount` is a detached
+    /// mount of it, without what is mounted in it.
+    pub(crate) fn show(&self, mount: OwnedFd, start: Start) -> Result<()> {
+        let overlay = mount.try_clone().os("dup", "root file system")?;
         let upper = self.mounted.overlay.upper.as_ref();
         let upper = upper.map(|(upper, _)| upper.clone());
-        let view = View::start(&self.mounted.path, upper, mounts, idmap)?;
+        let view = View::start(&self.mounted.path, upper, mount, start)?;
         *self.lock() = State::Shown(view, overlay);
         Ok(())
     }
@@ -248,10 +258,7 @@ impl Taken {
                 // Left alone then: better no root file system for the engine than two overlays on one layer.
                 if !watch.is_gone(GRACE)? {
                     *state = State::GivenBack;
-                    return Err(in_use(
-                        &self.mounted.path,
-                        "the container's overlay is still mounted somewhere after its end",
-                    ));
+                    return Err(still_mounted(&self.mounted.path));
                 }
                 cleanup(&self.mounted, &self.point, &self.features)?;
             }
@@ -294,6 +301,13 @@ fn detach(point: &Path) -> Result<()> {
 pub(crate) fn stat(path: &Path) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
     statx(CWD, path, flags, StatxFlags::MNT_ID).os("statx", path.display())
+}
+
+fn still_mounted(path: &Path) -> Error {
+    in_use(
+        path,
+        "the container's overlay is still mounted somewhere after its end",
+    )
 }
 
 fn in_use(path: &Path, why: &str) -> Error {

@@ -2,12 +2,13 @@
 //!
 //! [`profile`] decides which rules hold; libseccomp compiles those on system calls that it knows; [`prologue`] puts a
 //! few instructions before its program, for system calls newer than libseccomp. [`cache`] keeps what libseccomp made. [`base`]
-//! is a filter of ours that lies under it, whatever the spec says.
+//! is a filter of ours that lies under it, whatever the spec says, [`listed`] one for a process of ours.
 
 mod assembler;
 mod barred;
 pub(crate) mod base;
 mod cache;
+pub(crate) mod listed;
 mod profile;
 mod prologue;
 mod syscalls;

@@ -405,7 +405,7 @@ impl<'a> Build<'a> {
 
 /// An own mount namespace whose mounts still follow the host's: an unmount there must not be held
 /// up by us, and `rslave` binds need the link.
-fn private_mounts() -> Result<()> {
+pub(super) fn private_mounts() -> Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).os("unshare", "mount namespace")?;
     mount_change(
         "/",

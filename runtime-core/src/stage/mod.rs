@@ -1,9 +1,10 @@
-//! The child side of create and exec: short-lived single-threaded processes, this program re-exec'd
-//! with a socket as standard input. Order of the steps as in `proto`.
+//! The child side of create and exec: short-lived single-threaded processes, but for the last one of these; this program
+//! re-exec'd with a socket as standard input. Order of the steps as in `proto`.
 //!
 //! - `init`: [`builder`] (S) builds the container's mounts in the host's user namespace and has
 //!   [`maker`] (H) make its namespaces and [`init`] (C), which becomes the user's program.
 //! - `exec`: [`exec`] joins a container and becomes the user's program.
+//! - `host-view`: [`host_view`] serves the host's view of a root file system, with threads, until that ends.
 
 mod builder;
 mod data_roots;
@@ -14,6 +15,7 @@ pub(crate) mod fault;
 pub(crate) mod hooks;
 #[cfg(test)]
 mod hooks_tests;
+mod host_view;
 mod inherited;
 mod init;
 mod inroot;
@@ -51,6 +53,8 @@ pub(crate) use times::Times;
 pub(crate) const INIT: &str = "init";
 /// `argv[1]` of the stage that execs into one.
 pub(crate) const EXEC: &str = "exec";
+/// `argv[1]` of the stage that serves the host's view of one.
+pub(crate) const HOST_VIEW: &str = "host-view";
 
 /// What a person is told who calls one.
 const BY_HAND: &str = "containerd-shim-sysbox-v2: init and exec are steps that the shim runs by itself while it makes a container or a \
@@ -66,6 +70,7 @@ pub fn run_if_stage() {
     let stage: Stage = match args.next() {
         Some(arg) if arg == INIT => builder::run,
         Some(arg) if arg == EXEC => exec::run,
+        Some(arg) if arg == HOST_VIEW => host_view::run,
         _ => return,
     };
     let status = match (sys::fd::take_stdin(), SingleThreaded::check()) {

@@ -11,7 +11,8 @@
 //!   | -- Start ------------------------------------------------> |
 //!   | <-- end of file (exec succeeded) or Failed --------------- |
 //! ```
-//! The exec stage: `ExecRequest, fds` → `Created{pid}` → end of file or `Failed`.
+//! The exec stage: `ExecRequest, fds` → `Created{pid}` → end of file or `Failed`. The host-view stage: `HostViewRequest, fds`
+//! → `Ready` or `Failed`.
 
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
@@ -70,9 +71,9 @@ pub(crate) enum Message {
     },
     /// L → S: hooks have run, go on to pivot_root.
     Go,
-    /// C → L: waiting for `Start`.
+    /// C → L: waiting for `Start`. Host view → L: serving.
     Ready {
-        /// What the steps of H and C took.
+        /// What its steps took; of C, H's as well.
         times: Times,
     },
     /// L → C: exec the user's program.
@@ -110,6 +111,8 @@ pub(crate) enum FdKind {
     Overlay,
     /// pidfd of the container's init.
     Init,
+    /// Socket with the requests to the host's view.
+    Requests,
     /// To the stage: the host-owned network namespace whose content moves. From it: the one that has it.
     Network,
 }
@@ -150,6 +153,15 @@ pub(crate) struct ExecStageRequest {
     pub(crate) idmap: IdMap,
     /// Step at which to fail, for tests.
     pub(crate) fail_at: Option<Step>,
+    /// Descriptors beside the request, by meaning.
+    pub(crate) fds: Vec<FdKind>,
+}
+
+/// What the stage that serves the host's view of a root file system needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HostViewRequest {
+    /// Numbers above this one are free for files.
+    pub(crate) last: u64,
     /// Descriptors beside the request, by meaning.
     pub(crate) fds: Vec<FdKind>,
 }

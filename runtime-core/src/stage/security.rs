@@ -17,7 +17,7 @@ use rustix::thread::{
 
 use super::{Steps, inherited, init, limits};
 use crate::error::{Error, OsContext, Result};
-use crate::plan::{Capabilities, Process};
+use crate::plan::Process;
 use crate::seccomp::base;
 use crate::stage::Step;
 use crate::stage::proto::{Channel, Message};
@@ -98,7 +98,7 @@ pub(super) fn drop_privileges(process: &Process) -> Result<()> {
         seccomp()?;
     }
     let capabilities = &process.capabilities;
-    bounding(capabilities)?;
+    bounding(capabilities.bounding)?;
     set_keep_capabilities(true).os("prctl", "keepcaps")?;
     let groups: Vec<_> = process.groups.iter().map(|g| Gid::from_raw(*g)).collect();
     set_thread_groups(&groups).os("setgroups", format!("{:?}", process.groups))?;
@@ -127,8 +127,9 @@ pub(super) fn drop_privileges(process: &Process) -> Result<()> {
     Ok(())
 }
 
-fn bounding(capabilities: &Capabilities) -> Result<()> {
-    for capability in bits(!capabilities.bounding) {
+/// Takes all but `kept` out of the bounding set.
+pub(super) fn bounding(kept: u64) -> Result<()> {
+    for capability in bits(!kept) {
         match capability_is_in_bounding_set(capability) {
             Ok(true) => remove_capability_from_bounding_set(capability)
                 .os("drop bounding", format!("{capability:?}"))?,

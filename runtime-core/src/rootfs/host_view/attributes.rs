@@ -5,11 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use rustix::fs::{Stat, Timespec, UTIME_NOW, UTIME_OMIT};
 
-use super::tree::Tree;
-
-/// Attributes of node `number`, owned as the host sees it.
-pub(super) fn attributes(tree: &Tree, number: u64, stat: &Stat) -> FileAttr {
-    let (uid, gid) = tree.owner(stat);
+/// Attributes of node `number`.
+pub(super) fn attributes(number: u64, stat: &Stat) -> FileAttr {
     FileAttr {
         ino: INodeNo(number),
         size: u64::try_from(stat.st_size).unwrap_or(0),
@@ -21,8 +18,8 @@ pub(super) fn attributes(tree: &Tree, number: u64, stat: &Stat) -> FileAttr {
         kind: kind(rustix::fs::FileType::from_raw_mode(stat.st_mode)),
         perm: u16::try_from(stat.st_mode & 0o7777).unwrap_or(0),
         nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
-        uid,
-        gid,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
         rdev: u32::try_from(stat.st_rdev).unwrap_or(0),
         blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
         flags: 0,

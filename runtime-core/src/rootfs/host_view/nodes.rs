@@ -35,8 +35,8 @@ struct Node {
 }
 
 impl Nodes {
-    /// Nothing but the root.
-    pub(super) fn new(root: Key) -> Nodes {
+    /// Nothing but the root; what is found gets numbers above `last`.
+    pub(super) fn new(root: Key, last: u64) -> Nodes {
         let node = Node {
             key: root,
             parent: ROOT,
@@ -46,7 +46,7 @@ impl Nodes {
         Nodes {
             by_number: HashMap::from([(ROOT, node)]),
             by_key: HashMap::from([(root, ROOT)]),
-            last: ROOT,
+            last,
         }
     }
 
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn numbers_last_until_all_is_forgotten() {
-        let mut nodes = Nodes::new((1, 2));
+        let mut nodes = Nodes::new((1, 2), ROOT);
         let dir = nodes.found((1, 3), ROOT, name("dir"));
         let file = nodes.found((1, 4), dir, name("file"));
         assert_eq!(nodes.path(file), Ok(("dir/file".into(), (1, 4))));
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_ring_of_moved_directories_is_stale() {
-        let mut nodes = Nodes::new((1, 2));
+        let mut nodes = Nodes::new((1, 2), ROOT);
         let a = nodes.found((1, 3), ROOT, name("a"));
         let b = nodes.found((1, 4), a, name("b"));
         assert_eq!(nodes.found((1, 3), b, name("a")), a);

@@ -1,19 +1,20 @@
 //! Passing file operations through to the container's root file system.
 //!
-//! Everything in it is hostile. Paths are resolved below its root without following any link, and nothing but regular
+//! Who does so is in the container's user namespace: ids, file capabilities and access control lists are in its terms, as on
+//! disk. Everything in it is hostile. Paths are resolved below its root without following any link, and nothing but regular
 //! files and directories is ever opened: no device, though the mount has `nodev` as well, and no pipe, which would hold
 //! the server up. O_NONBLOCK keeps a lease of the container's from doing so (fcntl(2), F_SETLEASE).
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags,
+    AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags,
     SeekFrom, Stat, StatVfs, Timestamps, Uid, XattrFlags, chmod, chownat, fallocate, fdatasync,
     fstat, fstatvfs, fsync, ftruncate, getxattr, linkat, listxattr, mkdirat, mknodat, openat,
     openat2, readlinkat, removexattr, renameat_with, seek, setxattr, symlinkat, unlinkat,
@@ -21,7 +22,6 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 
-use super::ids::Ids;
 use super::nodes::{Key, Nodes, ROOT};
 use crate::sys::fd::path as proc_path;
 
@@ -41,12 +41,11 @@ pub(super) type Result<T> = std::result::Result<T, Errno>;
 #[derive(Debug)]
 pub(super) struct Tree {
     root: OwnedFd,
-    ids: Ids,
     nodes: Mutex<Nodes>,
     handles: Mutex<Handles>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Handles {
     open: HashMap<u64, Handle>,
     last: u64,
@@ -78,21 +77,26 @@ pub(super) struct Change {
     pub(super) times: Option<Timestamps>,
 }
 
+impl AsFd for Tree {
+    /// Its root.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
 impl Tree {
-    /// Serves what is mounted at `root`.
-    pub(super) fn new(root: OwnedFd, ids: Ids) -> Result<Tree> {
+    /// Serves what is mounted at `root`, by numbers above `last`.
+    pub(super) fn new(root: OwnedFd, last: u64) -> Result<Tree> {
         let stat = fstat(&root)?;
+        let handles = Handles {
+            open: HashMap::new(),
+            last,
+        };
         Ok(Tree {
             root,
-            ids,
-            nodes: Mutex::new(Nodes::new(key(&stat))),
-            handles: Mutex::default(),
+            nodes: Mutex::new(Nodes::new(key(&stat), last)),
+            handles: Mutex::new(handles),
         })
-    }
-
-    /// Owner as the host sees it.
-    pub(super) fn owner(&self, stat: &Stat) -> (u32, u32) {
-        self.ids.shown(stat.st_uid, stat.st_gid)
     }
 
     /// Finds `name` in a directory; the kernel is told of it.
@@ -128,9 +132,7 @@ impl Tree {
             None => Arc::new(self.open(node)?),
         };
         if change.uid.is_some() || change.gid.is_some() {
-            let uid = change.uid.map(|uid| self.ids.uid(uid)).transpose()?;
-            let gid = change.gid.map(|gid| self.ids.gid(gid)).transpose()?;
-            let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+            let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
             chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if let Some(mode) = change.mode {
@@ -184,14 +186,10 @@ impl Tree {
     }
 
     pub(super) fn link(&self, node: u64, parent: u64, name: &OsStr) -> Result<(u64, Stat)> {
-        let flags = AtFlags::EMPTY_PATH;
-        linkat(
-            self.open(node)?,
-            "",
-            self.open(parent)?,
-            component(name)?,
-            flags,
-        )?;
+        // By its descriptor (AT_EMPTY_PATH) only the host's root may, before Linux 6.10.
+        let (file, directory) = (self.open(node)?, self.open(parent)?);
+        let flags = AtFlags::SYMLINK_FOLLOW;
+        linkat(CWD, proc_path(&file), directory, component(name)?, flags)?;
         self.lookup(parent, name)
     }
 
@@ -328,9 +326,8 @@ impl Tree {
         flags: i32,
     ) -> Result<()> {
         let name = attribute(name)?;
-        let value = self.ids.value_to_host(name, value)?;
         let flags = XattrFlags::from_bits(flags.unsigned_abs()).ok_or(Errno::INVAL)?;
-        setxattr(proc_path(&self.open(node)?), name, &value, flags)
+        setxattr(proc_path(&self.open(node)?), name, value, flags)
     }
 
     pub(super) fn xattr(&self, node: u64, name: &OsStr) -> Result<Vec<u8>> {
@@ -339,7 +336,7 @@ impl Tree {
         let mut value = vec![0; MAX_XATTR];
         let length = getxattr(proc_path(&fd), name, &mut value)?;
         value.truncate(length);
-        self.ids.value_shown(name, value)
+        Ok(value)
     }
 
     /// Names of the extended attributes that the host may read, each with its NUL.
@@ -435,7 +432,7 @@ fn reopen(fd: impl AsFd, flags: OFlags, kind: FileType) -> Result<OwnedFd> {
         return Err(Errno::INVAL);
     }
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    rustix::fs::open(proc_path(&fd), flags, Mode::empty())
+    openat(CWD, proc_path(&fd), flags, Mode::empty())
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 
-use rustix::fs::CWD;
-
 use super::*;
-use crate::kernel::idmap::IdMap;
 
 struct Bed {
     dir: tempfile::TempDir,
@@ -22,9 +19,7 @@ fn bed() -> Bed {
     std::fs::write(dir.path().join("outside/secret"), "secret").unwrap();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(&root, flags, Mode::empty()).unwrap();
-    // Whoever runs the test is root inside.
-    let ids = Ids(IdMap::single(rustix::process::geteuid().as_raw(), 1));
-    let tree = Tree::new(fd, ids).unwrap();
+    let tree = Tree::new(fd, ROOT).unwrap();
     Bed { dir, tree }
 }
 

@@ -1,14 +1,15 @@
 //! Threads for operations that may never end, each with a deadline.
 //!
 //! The container can hold the lock of any of its directories for as long as it likes. An operation that waits for one takes
-//! a thread with it until the lock is free, or the container is killed; who asked is answered at the deadline.
+//! a thread with it until the lock is free, or the container is killed; who asked is answered at the deadline. When all threads
+//! are lost so, nothing can be done here any more.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most threads; when all hang, what comes meanwhile waits for its deadline only.
-const THREADS: usize = 16;
+/// Most threads.
+pub(super) const THREADS: usize = 16;
 /// How long a thread waits for the next operation.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -27,6 +28,8 @@ struct Shared {
     work: Condvar,
     /// Never notified: the first deadline does not change.
     deadline: Condvar,
+    /// Called when every thread is with an operation whose deadline has passed.
+    all_hang: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -35,6 +38,8 @@ struct State {
     /// What to do at the deadlines of operations that have not ended, in the order of their beginning and so of their
     /// deadlines.
     late: BTreeMap<u64, (Instant, Act)>,
+    /// What threads are with.
+    running: BTreeSet<u64>,
     last: u64,
     threads: usize,
     idle: usize,
@@ -42,12 +47,13 @@ struct State {
 }
 
 impl Workers {
-    /// No threads yet; `patience` is how long an operation may take.
-    pub(super) fn new(patience: Duration) -> Workers {
+    /// No threads yet; `patience` is how long an operation may take, `all_hang` what to do when no thread is left.
+    pub(super) fn new(patience: Duration, all_hang: impl Fn() + Send + Sync + 'static) -> Workers {
         let shared = Shared {
             state: Mutex::default(),
             work: Condvar::new(),
             deadline: Condvar::new(),
+            all_hang: Box::new(all_hang),
         };
         Workers {
             shared: Arc::new(shared),
@@ -95,9 +101,11 @@ impl Shared {
         let mut state = self.lock();
         loop {
             if let Some((number, act)) = state.queue.pop_front() {
+                state.running.insert(number);
                 drop(state);
                 act();
                 state = self.lock();
+                state.running.remove(&number);
                 state.late.remove(&number);
                 continue;
             }
@@ -120,9 +128,13 @@ impl Shared {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let passed = state.late.pop_first();
+                let all_hang = state.all_hang();
                 drop(state);
                 if let Some((_, (_, late))) = passed {
                     late();
+                }
+                if all_hang {
+                    (self.all_hang)();
                 }
                 state = self.lock();
             } else {
@@ -139,6 +151,13 @@ impl Shared {
     }
 }
 
+impl State {
+    fn all_hang(&self) -> bool {
+        let hang = |number: &&u64| !self.late.contains_key(number);
+        self.running.iter().filter(hang).count() == THREADS
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{self, RecvTimeoutError};
@@ -147,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_hangs_is_answered_at_its_deadline_and_holds_nobody_up() {
-        let workers = Workers::new(Duration::from_millis(200));
+        let workers = Workers::new(Duration::from_millis(200), || panic!("one thread is left"));
         let (free, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
         let (answers, answered) = mpsc::channel();
@@ -176,5 +195,25 @@ mod tests {
         }
         let more = answered.recv_timeout(Duration::from_millis(300));
         assert_eq!(more, Err(RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn when_all_hang_it_is_told() {
+        let (tell, told) = mpsc::channel();
+        let workers = Workers::new(Duration::from_millis(100), move || tell.send(()).unwrap());
+        let (free, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        for _ in 0..THREADS {
+            assert!(told.try_recv().is_err());
+            let gate = Arc::clone(&gate);
+            workers.run(
+                move || {
+                    let _ = gate.lock().unwrap().recv();
+                },
+                || {},
+            );
+        }
+        told.recv_timeout(Duration::from_secs(10)).unwrap();
+        drop(free);
     }
 }

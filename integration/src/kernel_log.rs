@@ -81,6 +81,9 @@ const PROBING: [&str; 3] = [
 const STOLEN: &str = "hrtimer: interrupt took ";
 
 const UPPER_IN_USE: &str = "upperdir is in-use as upperdir/workdir of another mount";
+/// What an engine draws that builds images, inside or outside: the layer of one step lies below the next while it is mounted still. A
+/// runtime's layers below are finished ones.
+const LOWER_IN_USE: &str = "lowerdir is in-use as upperdir/workdir of another mount";
 const WORK_IN_USE: &str = "workdir is in-use as upperdir/workdir of another mount";
 
 /// What is left of complaints without those that clients draw who mount a container's layers themselves, all of them, the work
@@ -97,7 +100,7 @@ pub fn but_of_clients(complaints: Vec<String>) -> Vec<String> {
         let left = match line {
             line if of(UPPER_IN_USE, line) => &mut upper,
             line if of(WORK_IN_USE, line) => &mut work,
-            _ => return false,
+            line => return of(LOWER_IN_USE, line),
         };
         let one = *left > 0;
         *left = left.saturating_sub(1);
@@ -139,7 +142,13 @@ mod tests {
                 .map(|line| format!("overlayfs: {line}"))
                 .collect()
         };
-        let clients = [UPPER_IN_USE, UPPER_IN_USE, WORK_IN_USE, WORK_IN_USE];
+        let clients = [
+            UPPER_IN_USE,
+            UPPER_IN_USE,
+            LOWER_IN_USE,
+            WORK_IN_USE,
+            WORK_IN_USE,
+        ];
         assert!(but_of_clients(lines(&clients)).is_empty());
         let ours = lines(&[UPPER_IN_USE, "other", UPPER_IN_USE, WORK_IN_USE]);
         assert_eq!(but_of_clients(ours), lines(&["other", UPPER_IN_USE]));

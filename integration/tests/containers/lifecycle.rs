@@ -207,7 +207,10 @@ fn orphans(bed: &Bed<'_>) -> Result<()> {
         &["/bin/sh", "-c", "while :; do sleep 0.2; done"],
     )?;
     container.exec(&["/bin/sh", "-c", "(sleep 0.3 &)"])?.ok()?;
-    let left = container.shell("sleep 1; ps -o stat,args | grep -c '^Z' || true")?;
+    let left = container.shell(
+        "sleep 1; i=0; while ps -o stat,args | grep -q '^Z' && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+         ps -o stat,args | grep -c '^Z' || true",
+    )?;
     ensure!(left == "0", "{left} zombies");
     container.remove()
 }

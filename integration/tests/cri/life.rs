@@ -85,8 +85,9 @@ fn exec(bed: &Bed<'_>) -> Result<()> {
         DEADLINE,
     )?;
     same(input.ok()?.text(), "100000")?;
-    let shown =
-        in_terminal(container.exec(&["-it"], &["/bin/sh", "-c", "sleep 0.3; tty; stty size"]))?;
+    // The client tells the size when the process runs already.
+    let sized = "i=0; while [ \"$(stty size)\" != '33 99' ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done; tty; stty size";
+    let shown = in_terminal(container.exec(&["-it"], &["/bin/sh", "-c", sized]))?;
     ensure!(
         shown.contains("/dev/pts/") && shown.contains("33 99"),
         "{shown:?}"
@@ -130,7 +131,11 @@ fn grace(bed: &Bed<'_>) -> Result<()> {
     let polite = pod.run(json!({"command": ["/probe", "sig", "SIGTERM"]}))?;
     let deaf =
         pod.run(json!({"command": ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"]}))?;
-    std::thread::sleep(Duration::from_millis(500));
+    let begin = Instant::now();
+    while !polite.log()?.contains("ready") {
+        ensure!(begin.elapsed() < DEADLINE, "it does not wait for signals");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     bed.crictl(&["stop", "--timeout", "20", &polite.id])?;
     ensure!(polite.exited()? == 0 && polite.log()?.contains("SIGTERM"));
     let begin = Instant::now();

@@ -10,7 +10,7 @@ docker run --rm bb echo ran
 docker build -q -t $1 /root/ctx >/dev/null
 docker run --rm $1 cat /built
 mkdir -p /tmp/app; cd /tmp/app
-printf "services:\n  web:\n    image: bb\n    command: sh -c \"mkdir /w; echo composed >/w/index.html; httpd -f -p 80 -h /w\"\n  test:\n    image: bb\n    depends_on: [web]\n    command: sh -c \"sleep 0.5; wget -qO- http://web/\"\n" >compose.yaml
+printf "services:\n  web:\n    image: bb\n    command: sh -c \"mkdir /w; echo composed >/w/index.html; httpd -f -p 80 -h /w\"\n  test:\n    image: bb\n    depends_on: [web]\n    command: sh -c \"for i in 1 2 3 4 5 6 7 8; do wget -qO- http://web/ && exit 0; sleep 1; done; exit 1\"\n" >compose.yaml
 docker compose up --quiet-pull --abort-on-container-exit --exit-code-from test
 docker compose down
 docker images --format "{{.Repository}}" | sort | tr "\n" " "'

@@ -56,14 +56,16 @@ fn gitlab(bed: &Bed) -> Result<()> {
 
 /// A script in a node whose dockerd takes our runtime where none is named.
 fn by_default(bed: &Bed, script: &str) -> Result<()> {
-    let runtime = |change: &str| {
-        bed.node
-            .shell(&format!("sed -i '{change}' /etc/docker/daemon.json; kill -HUP $(cat /run/docker.pid); sleep 0.5"))?
-            .ok()
+    // Where none is named any more dockerd stays with the last one.
+    const TAKEN: &str = r#"timeout 20 sh -c 'until [ "$(docker info -f "{{.DefaultRuntime}}")" = sysbox ]; do sleep 0.1; done'"#;
+    let configure = |change: &str| {
+        format!("sed -i '{change}' /etc/docker/daemon.json; kill -HUP $(cat /run/docker.pid)")
     };
-    runtime(r#"1s/^{/{"default-runtime": "sysbox", /"#)?;
+    let begin = configure(r#"1s/^{/{"default-runtime": "sysbox", /"#);
+    bed.node.shell(&format!("{begin}; {TAKEN}"))?.ok()?;
     bed.script(script)?;
-    runtime(r#"1s/"default-runtime": "sysbox", //"#)?;
+    let end = configure(r#"1s/"default-runtime": "sysbox", //"#);
+    bed.node.shell(&end)?.ok()?;
     Ok(())
 }
 

@@ -64,7 +64,7 @@ fn go_on(bed: &Bed, number: usize) -> Result<()> {
 for c in k1 k2 k{CONTAINERS}; do
     export c
     t "$c: exec as a user by name" bash -ec 'same "$(docker exec -u nobody $c id -un)" nobody'
-    t "$c: logs go on" bash -ec 'a=$(docker logs $c | tail -1); sleep 0.5; [ $(docker logs $c | tail -1) -gt $a ]'
+    t "$c: logs go on" bash -ec 'a=$(docker logs $c | tail -1); i=0; until [ $(docker logs $c | tail -1) -gt $a ]; do sleep 0.2; i=$((i+1)); [ $i -lt 50 ]; done'
     t "$c: copy in" bash -ec 'echo {number} >in; chown 33:44 in; docker cp -a in $c:/root/in{number}; same "$(inside $c /root/in{number})" 33:44:644'
     t "$c: copy out" bash -ec 'docker cp $c:/root/in{number} - | tar tv --numeric-owner | grep 33/44'
 done

@@ -39,7 +39,7 @@ t "podman run, runc" podman --runtime runc run --rm --pids-limit 0 busybox echo 
 t "podman run --uidmap" $P --uidmap 0:1000:65536 busybox cat /proc/self/uid_map
 t "podman run --privileged" $P --privileged busybox true
 t "podman run --systemd always" $P --systemd=always busybox true
-t "podman published port" sh -c 'podman run -d --pids-limit 0 --name w -p 8081:80 busybox sh -c "mkdir /www; echo podweb >/www/i; httpd -f -p 80 -h /www"; sleep 1; curl -sS -m 4 http://127.0.0.1:8081/i | grep podweb; r=$?; podman rm -f -t 0 w; exit $r'
+t "podman published port" sh -c 'podman run -d --pids-limit 0 --name w -p 8081:80 busybox sh -c "mkdir /www; echo podweb >/www/i; httpd -f -p 80 -h /www"; curl -sS -m 4 --retry 10 --retry-delay 1 --retry-all-errors http://127.0.0.1:8081/i | grep podweb; r=$?; podman rm -f -t 0 w; exit $r'
 printf 'FROM busybox\nRUN echo built >/built && chown 5:6 /built\nCMD stat -c %%u:%%g /built\n' >/root/Containerfile
 t "podman build" podman build --network none -t pb -f /root/Containerfile /root/ctx
 t "podman run of what was built" sh -c "[ \$($P pb) = 5:6 ]"

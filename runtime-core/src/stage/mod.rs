@@ -57,8 +57,8 @@ pub(crate) const EXEC: &str = "exec";
 pub(crate) const HOST_VIEW: &str = "host-view";
 
 /// What a person is told who calls one.
-const BY_HAND: &str = "containerd-shim-sysbox-v2: init and exec are steps that the shim runs by itself while it makes a container or a \
-    process, with a socket as standard input; they are no commands. --help lists those";
+const BY_HAND: &str = "containerd-shim-sysbox-v2: this is no command, but a step that the shim runs by itself for a container, with a \
+    socket as standard input; --help lists the commands";
 
 /// A stage: its socket, the proof that it has one thread, and the downgrades so far.
 type Stage = fn(&Channel, SingleThreaded, Vec<Warning>) -> Result<(), StageFailure>;

@@ -10,6 +10,7 @@
 //! | [`gitlab`] | gitlab-ci-local from npm |
 //! | [`dockerd`] | dockerd in a node |
 //! | [`nerdctl`] | nerdctl in a node |
+//! | [`booted`] | a host that systemd has booted, in a node |
 //! | [`kubernetes`] | Debian's part of a cluster: etcd and kubectl |
 //! | [`image`] | OCI images made of those, without a registry |
 //! | [`node`] | a real containerd in private namespaces |
@@ -28,6 +29,7 @@
 //! [`host::require_packages`] announces.
 
 pub mod bed;
+pub mod booted;
 pub mod cache;
 pub mod calls;
 pub mod debian;

@@ -1,5 +1,6 @@
 //! Scripts of shell in a node that print a line for each check.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -20,9 +21,16 @@ pub const NO: &str =
 /// # Errors
 /// If a check fails, none was made, or the script does not reach its end in 400 s.
 pub fn run(node: &Node, script: &str) -> Result<()> {
+    run_by(&mut node.command(&["/bin/bash", "-s"]), script)
+}
+
+/// The same by `bash`, a command that reads a script.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_by(bash: &mut Command, script: &str) -> Result<()> {
     let text = format!("{ROWS}\n{script}\necho done\n");
-    let mut bash = node.command(&["/bin/bash", "-s"]);
-    let output = process::run(&mut bash, text.as_bytes(), Duration::from_secs(400))?;
+    let output = process::run(bash, text.as_bytes(), Duration::from_secs(400))?;
     let lines: Vec<_> = output.stdout.lines().collect();
     ensure!(
         lines.last() == Some(&"done"),

@@ -9,7 +9,7 @@
 //!  rootfs        where a root file system comes from; the host's view of it; data roots
 //!  plan          the OCI spec, checked once (pure)
 //!  seccomp  cgroup               filters; delegated cgroups, limits and device policy
-//!  config        what the operator says
+//!  config  systemd               what the operator says; units
 //!  kernel        its optional features, mounts by descriptor, id maps, netlink, FUSE, children
 //!  sys  error    all `unsafe`; the one error type
 //! ```
@@ -29,6 +29,7 @@ mod seccomp;
 mod stage;
 #[expect(unsafe_code, reason = "system calls that no kept crate offers")]
 mod sys;
+mod systemd;
 
 pub use cgroup::{Cgroup, DeviceRule, Hierarchy};
 pub use config::{CgroupConfig, Config, DEFAULT_PATH, Ids};
@@ -39,6 +40,7 @@ pub use kernel::reap::{ExitStatus, reap, reap_blocking, send_signal};
 pub use pod::Pod;
 pub use rootfs::RootfsMount;
 pub use stage::{Step, run_if_stage};
+pub use systemd::systemd_booted;
 
 /// Counters of a cgroup.
 pub mod stats {

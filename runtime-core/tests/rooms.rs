@@ -8,7 +8,7 @@ const FLOORS: &[&[&str]] = &[
     &["error"],
     &["sys"],
     &["kernel"],
-    &["config"],
+    &["config", "systemd"],
     &["cgroup", "seccomp"],
     &["plan"],
     &["rootfs"],

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
-use runtime_core::OsContext;
+use runtime_core::{OsContext, systemd_booted};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -54,6 +54,7 @@ fn runtime_info(stdin: &[u8]) -> Result<RuntimeInfo> {
     Ok(info)
 }
 
+/// systemd's form of a cgroup's path is a scope only where systemd is there; elsewhere it is a directory like another.
 fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
@@ -70,7 +71,7 @@ fn features() -> Value {
         ],
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "cgroup": {"v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": false, "v2": true, "systemd": systemd_booted(), "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": [

@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 
 use super::limits::{Limits, Write};
+use super::scope::rounded;
 use super::{Cgroup, file, hierarchy};
 use crate::error::{Error, OsContext, Result, Warning};
 use std::os::fd::AsFd;
@@ -34,7 +35,11 @@ impl Cgroup {
                     "name a file of the cgroup",
                 ));
             }
-            match file::write(self.dir.as_fd(), &write.file, &write.value) {
+            let value = match self.unit {
+                Some(_) if write.file == "cpu.max" => rounded(&write.value),
+                _ => write.value.clone(),
+            };
+            match file::write(self.dir.as_fd(), &write.file, &value) {
                 Ok(()) => {}
                 Err(Errno::NOENT) => {
                     warnings.push(not_done(

@@ -39,6 +39,7 @@ impl Cgroup {
             relative: components.join("/"),
             dir: made.ok_or_else(raced)?,
             path,
+            unit: None,
             owner: None,
             refused,
             devices: Mutex::new(None),

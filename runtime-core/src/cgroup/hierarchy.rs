@@ -135,6 +135,23 @@ impl Hierarchy {
         Ok(Down::Parent(dir))
     }
 
+    /// Opens the directory of `components`, enabling in every ancestor all controllers it has, as
+    /// [`Hierarchy::make_parents`] does; `None` where there is none.
+    pub(super) fn open_enabled(
+        &self,
+        components: &[&str],
+        refused: &mut Vec<Refusal>,
+    ) -> Result<Option<OwnedFd>> {
+        for depth in 0..components.len() {
+            let above = components.get(..depth).unwrap_or_default();
+            let Some(dir) = self.open(above)? else {
+                return Ok(None);
+            };
+            enable(dir.as_fd(), &self.path(above), refused)?;
+        }
+        self.open(components)
+    }
+
     /// Absolute path of `components`.
     pub(super) fn path(&self, components: &[&str]) -> PathBuf {
         let mut path = self.root.clone();

@@ -14,6 +14,8 @@ mod events;
 mod file;
 mod hierarchy;
 pub(crate) mod limits;
+mod member;
+pub(crate) mod scope;
 mod signal;
 pub(crate) mod stats;
 mod tree;
@@ -32,10 +34,12 @@ pub(crate) use devices::Programs;
 pub use hierarchy::Hierarchy;
 use hierarchy::{Down, Refusal};
 pub use limits::DeviceRule;
+pub(crate) use member::is_member;
 use stats::Stats;
 
 use crate::config::CgroupConfig;
 use crate::error::{Error, OsContext, Result};
+use crate::systemd;
 
 /// Name of the leaf. systemd as PID 1 expects to find itself in a cgroup of this name: it takes any other for its root.
 pub(crate) const LEAF: &str = "init.scope";
@@ -62,6 +66,8 @@ pub struct Cgroup {
     path: PathBuf,
     /// The directory; where we created it, locked by flock(2) so that another shim takes it for in use while it is empty.
     dir: OwnedFd,
+    /// The unit of systemd's that it is, if it is one.
+    unit: Option<String>,
     /// Owner of what is delegated; `None` where it was opened for recovery.
     owner: Option<(Uid, Gid)>,
     /// What ancestors did not enable.
@@ -119,6 +125,7 @@ impl Cgroup {
                 _pinned: pin(dir.as_fd()).os("open files of", path.display())?,
                 path,
                 dir,
+                unit: None,
                 owner: Some((Uid::from_raw(owner.0), Gid::from_raw(owner.1))),
                 refused,
                 devices: Mutex::new(None),
@@ -149,6 +156,7 @@ impl Cgroup {
             relative: components.join("/"),
             path,
             dir,
+            unit: None,
             owner: None,
             refused: Vec::new(),
             devices: Mutex::new(None),
@@ -294,11 +302,15 @@ impl Cgroup {
     }
 
     /// Removes the cgroup, all that the container made below it, and the ancestors that a shim made for it or for its
-    /// neighbours and that are empty now. Does not kill. Removed already is success.
+    /// neighbours and that are empty now. Does not kill. Removed already is success. Where it is a unit of systemd's, that
+    /// is stopped.
     ///
     /// # Errors
     /// [`Error::Os`] with EBUSY where a process still lives in it.
     pub fn remove(&self) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            forget(unit);
+        }
         let components: Vec<_> = self.relative.split('/').collect();
         let (Some(name), parents) = (components.last(), &components[..components.len() - 1]) else {
             return Ok(());
@@ -355,6 +367,13 @@ fn pin(dir: BorrowedFd<'_>) -> rustix::io::Result<Vec<OwnedFd>> {
         .iter()
         .map(|name| openat(dir, *name, flags, Mode::empty()))
         .collect()
+}
+
+/// Has systemd end `unit`. Where it does not answer, what is left of the unit ends by itself: nothing is in it any more.
+pub(crate) fn forget(unit: &str) {
+    if let Err(error) = systemd::stop(unit) {
+        tracing::warn!(unit, error = error.chain(), "left a unit to systemd");
+    }
 }
 
 /// Makes the container's directory and locks it. `None`: somebody removed it or its parent meanwhile.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::poststop;
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{self, Cgroup, Hierarchy};
 use crate::container::hung::{Victim, Watchdog};
 use crate::container::record::Record;
 use crate::error::{Error, Result, Warning};
@@ -31,6 +31,9 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         }
         Err(Error::NotFound(_)) => {}
         Err(error) => return Err(error),
+    }
+    if let Some(unit) = &record.unit {
+        cgroup::forget(unit);
     }
     drop(watchdog);
     // What held its threads is dead.

@@ -12,6 +12,7 @@ use super::host_view;
 use super::kmsg::Drain;
 use super::limits;
 use super::{Capture, Container, Gate, ProcessFacts, last_cap, state};
+use crate::cgroup::scope::{Scope, StandIn};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::config::Config;
 use crate::container::record::Record;
@@ -28,6 +29,7 @@ use crate::stage::hooks::{self, HookState, Status};
 use crate::stage::parent::{self, Children, Fds};
 use crate::stage::proto::{Channel, FdKind, InitRequest, Message, take_fd, unexpected};
 use crate::stage::{self, Steps};
+use crate::systemd::systemd_booted;
 
 /// An annotation that containerd's CRI plugin sets. Nobody makes images of its containers, and they run once: their data
 /// stay beside the layer, and no stop waits until they are part of it.
@@ -146,6 +148,11 @@ impl Asked {
         Ok((asked, request.stdio))
     }
 
+    /// The scope that its cgroup is, if it is one: systemd's form of the path, and systemd is there.
+    fn scope(&self) -> Option<&Scope> {
+        self.plan.scope.as_ref().filter(|_| systemd_booted())
+    }
+
     /// Writes the record, before anything is made that `delete` would have to find.
     fn record(&self) -> Result<Record> {
         let upper = match &self.rootfs {
@@ -158,6 +165,7 @@ impl Asked {
         let record = Record {
             id: self.id.clone(),
             cgroup: self.plan.cgroup_path.clone(),
+            unit: self.scope().map(|scope| scope.unit.clone()),
             state_dir: PathBuf::from(&self.config.state_dir),
             data_roots: match &upper {
                 Some(upper) => data_roots::captured(upper)?,
@@ -179,6 +187,8 @@ impl Asked {
 /// What is the container's alone, or its share of the pod, outside its namespaces. Fields in the order of their undoing.
 struct Place {
     cgroup: Cgroup,
+    /// Where the cgroup is a scope: it would end without a process, which init is once it is there.
+    stand_in: Option<StandIn>,
     membership: Membership,
     identity: Identity,
     warnings: Vec<Warning>,
@@ -203,19 +213,23 @@ impl Place {
                     "map user and group 0",
                 )
             })?;
-        let cgroup = steps.here(Step::Cgroup, || {
-            let cgroup = Cgroup::create_sharing(
-                &Hierarchy::find()?,
-                &plan.cgroup_path,
-                owner,
-                &config.cgroup,
-                (&plan.limits.devices, pod.device_programs()),
-            )?;
-            warnings.extend(cgroup.apply(&plan.limits)?);
-            Ok(cgroup)
+        let (cgroup, stand_in, limited) = steps.here(Step::Cgroup, || {
+            let (hierarchy, path) = (Hierarchy::find()?, &plan.cgroup_path);
+            if let Some(scope) = asked.scope() {
+                let limits = (&plan.limits, pod.device_programs());
+                let (cgroup, stand_in, limited) =
+                    Cgroup::create_scope(&hierarchy, path, scope, owner, &config.cgroup, limits)?;
+                return Ok((cgroup, Some(stand_in), limited));
+            }
+            let devices = (&*plan.limits.devices, pod.device_programs());
+            let cgroup = Cgroup::create_sharing(&hierarchy, path, owner, &config.cgroup, devices)?;
+            let limited = cgroup.apply(&plan.limits)?;
+            Ok((cgroup, None, limited))
         })?;
+        warnings.extend(limited);
         Ok(Place {
             cgroup,
+            stand_in,
             membership,
             identity,
             warnings,
@@ -458,6 +472,7 @@ fn finish(
     pod.made(&made.need(FdKind::Userns)?, &made.idmap)?;
     let (devpts, console) = (made.need(FdKind::Devpts)?, made.take(FdKind::Console));
     let pidfd = stage.children.release(made.pid)?;
+    drop(place.stand_in);
     layer.kept = true;
     Ok(Container {
         membership: place.membership,

@@ -18,6 +18,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::cgroup::is_member;
 use crate::error::{Error, OsContext, Result};
 use crate::kernel::features::{Feature, Features};
 use crate::kernel::fuse_control::Control;
@@ -138,7 +139,7 @@ impl Victim {
                 continue;
             }
             let process = entry.path();
-            if self.holds(&process) {
+            if is_member(&process, &self.cgroup) {
                 // The first thread may have ended, and have no namespaces any more.
                 for thread in std::fs::read_dir(process.join("task"))
                     .into_iter()
@@ -157,18 +158,6 @@ impl Victim {
             outside: outside.fuse,
         })
     }
-
-    /// Whether a process is in its cgroup, or below.
-    fn holds(&self, process: &Path) -> bool {
-        let text = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
-        let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
-        path.is_some_and(|path| is_below(path, &self.cgroup))
-    }
-}
-
-fn is_below(path: &str, cgroup: &str) -> bool {
-    path.strip_prefix(cgroup)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ' ']))
 }
 
 /// Devices of mounted FUSE file systems, by who sees them.
@@ -226,15 +215,6 @@ mod tests {
         assert_eq!(fuse_device(&line("fuse")), Some(77));
         assert_eq!(fuse_device(&line("fuse.sshfs")), Some(77));
         assert_eq!(fuse_device(&line("overlay")), None);
-    }
-
-    #[test]
-    fn a_cgroup_holds_those_below_it_only() {
-        assert!(is_below("default/c1", "default/c1"));
-        assert!(is_below("default/c1/init.scope", "default/c1"));
-        assert!(is_below("default/c1 (deleted)", "default/c1"));
-        assert!(!is_below("default/c10", "default/c1"));
-        assert!(!is_below("default", "default/c1"));
     }
 
     #[test]

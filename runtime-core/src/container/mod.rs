@@ -233,10 +233,8 @@ impl Container {
     /// Changes limits (`linux.resources`); returns what was not done.
     pub fn update(&self, resources: &oci::LinuxResources) -> Result<Vec<Warning>> {
         let (limits, mut warnings) = Limits::new(Some(resources), self.fuse)?;
-        warnings.extend(self.cgroup.apply(&limits)?);
-        if resources.devices().is_some() {
-            self.cgroup.set_devices(&limits.devices)?;
-        }
+        let devices = resources.devices().is_some();
+        warnings.extend(self.cgroup.update(&limits, devices)?);
         Ok(warnings)
     }
 

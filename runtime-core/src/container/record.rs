@@ -24,6 +24,9 @@ pub(crate) struct Record {
     pub(crate) id: String,
     /// cgroup, relative to the root of the hierarchy.
     pub(crate) cgroup: String,
+    /// The unit of systemd's that it is, if it is one.
+    #[serde(default)]
+    pub(crate) unit: Option<String>,
     /// Directory with the ranges' lock files.
     pub(crate) state_dir: PathBuf,
     /// Upper directory of the root file system, if it is an overlay that images may be made of.
@@ -105,6 +108,7 @@ mod tests {
         Record {
             id: "c1".into(),
             cgroup: cgroup.into(),
+            unit: None,
             state_dir: "/run/x".into(),
             upper: None,
             data_roots: Vec::new(),

@@ -26,6 +26,7 @@ use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::limits::Limits;
+use crate::cgroup::scope::Scope;
 use crate::config::{Config, OnDropped};
 use crate::error::{Error, Result, Warning};
 use crate::kernel::idmap::IdMap;
@@ -69,6 +70,8 @@ pub(crate) struct Plan {
     pub sysctl: BTreeMap<String, String>,
     /// cgroup directory of the container relative to the root of the unified hierarchy (`system.slice/x.scope`).
     pub cgroup_path: String,
+    /// The scope that it is where systemd is PID 1.
+    pub scope: Option<Scope>,
     /// `linux.resources`.
     pub limits: Limits,
     /// The container's first process.
@@ -216,6 +219,11 @@ impl Plan {
             ));
         }
 
+        let (cgroup_path, scope) = cgroup_path::plan_cgroup_path(
+            linux.cgroups_path().as_deref(),
+            input.namespace,
+            input.id,
+        )?;
         Ok(Plan {
             rootfs: rootfs(spec, linux, input.bundle, process.may_be_systemd())?,
             devices,
@@ -229,11 +237,8 @@ impl Plan {
                 process.may_be_systemd(),
                 &mut warnings,
             )?,
-            cgroup_path: cgroup_path::plan_cgroup_path(
-                linux.cgroups_path().as_deref(),
-                input.namespace,
-                input.id,
-            )?,
+            cgroup_path,
+            scope,
             hooks: Hooks::new(spec.hooks().as_ref())?,
             data_roots: data_roots(&input.config.data_roots, &mounts.user),
             annotations: annotations(spec)?,

@@ -40,6 +40,7 @@ use std::io::Write;
 
 use rustix::net::sockopt::socket_type;
 
+use crate::cgroup::scope::StandIn;
 use crate::error::{StageFailure, Warning};
 use crate::stage::proto::{Channel, Message};
 use crate::sys;
@@ -71,6 +72,10 @@ pub fn run_if_stage() {
         Some(arg) if arg == INIT => builder::run,
         Some(arg) if arg == EXEC => exec::run,
         Some(arg) if arg == HOST_VIEW => host_view::run,
+        Some(arg) if arg == StandIn::NAME => {
+            StandIn::run();
+            sys::clone::exit(0)
+        }
         _ => return,
     };
     let status = match (sys::fd::take_stdin(), SingleThreaded::check()) {

@@ -10,7 +10,7 @@ use runtime_core::Config;
 use runtime_core::OsContext;
 use runtime_core::Pod;
 use runtime_core::{Container, CreateRequest, Error, Result, RootfsMount, Stdio, Warning};
-use runtime_core::{ExitStatus, reap_blocking};
+use runtime_core::{ExitStatus, reap_blocking, systemd_booted};
 use serde_json::json;
 
 use super::Finding;
@@ -56,7 +56,10 @@ pub(super) fn whole(config: &Config) -> Vec<Finding> {
 }
 
 fn on(store: &Path, config: &Config) -> Finding {
-    let place = store.display();
+    let place = match systemd_booted() {
+        true => format!("{}, in a scope of systemd's", store.display()),
+        false => store.display().to_string(),
+    };
     match Scratch::new(store).and_then(|scratch| scratch.run(config)) {
         Ok((ExitStatus::Code(0), warnings)) if warnings.is_empty() => {
             Finding::ok(NAME, format!("made, run and removed on {place}"))
@@ -165,7 +168,11 @@ impl Scratch {
                 mount("tmpfs", "/run"),
             ],
             "linux": {
-                "cgroupsPath": format!("/{}", self.name),
+                "cgroupsPath": match systemd_booted() {
+                    // As engines with the systemd cgroup driver ask for it.
+                    true => format!("system.slice::{}", self.name),
+                    false => format!("/{}", self.name),
+                },
                 "namespaces": kinds.map(|kind| json!({ "type": kind })),
             },
         });

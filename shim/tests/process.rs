@@ -440,7 +440,7 @@ fn a_word_that_is_no_command_is_refused_and_the_nearest_named() {
 
 #[test]
 fn who_calls_a_stage_by_hand_is_told_what_it_is() {
-    for stage in ["init", "exec", "host-view"] {
+    for stage in ["init", "exec", "host-view", "stand-in"] {
         let (code, output, error) = asked(&[stage]);
         assert_eq!((code, output.as_str()), (Some(125), ""), "{stage}");
         assert!(error.contains("no command,"), "{error}");

@@ -1,5 +1,6 @@
 //! The cgroup beside a container's, for a process of ours that works on its files: root inside can neither see nor freeze it, and
-//! the container's limits are not used up by the host's work.
+//! the container's limits are not used up by the host's work. Where the container's is a scope of systemd's, this is a directory
+//! all the same: the controllers of the slice, and so its bounds, stay as long as a delegated scope is there.
 
 use std::os::fd::AsFd;
 use std::sync::Mutex;

@@ -309,7 +309,7 @@ impl Cgroup {
     /// [`Error::Os`] with EBUSY where a process still lives in it.
     pub fn remove(&self) -> Result<()> {
         if let Some(unit) = &self.unit {
-            forget(unit);
+            end_unit(unit);
         }
         let components: Vec<_> = self.relative.split('/').collect();
         let (Some(name), parents) = (components.last(), &components[..components.len() - 1]) else {
@@ -369,9 +369,19 @@ fn pin(dir: BorrowedFd<'_>) -> rustix::io::Result<Vec<OwnedFd>> {
         .collect()
 }
 
-/// Has systemd end `unit`. Where it does not answer, what is left of the unit ends by itself: nothing is in it any more.
-pub(crate) fn forget(unit: &str) {
-    if let Err(error) = systemd::stop(unit) {
+/// Has systemd end `unit`.
+pub(crate) fn end_unit(unit: &str) {
+    left_to_systemd(unit, systemd::stop(unit));
+}
+
+/// Has systemd forget `unit`, if it has failed.
+pub(crate) fn forget_unit(unit: &str) {
+    left_to_systemd(unit, systemd::forget(unit));
+}
+
+/// Where systemd does not answer, what is left of a unit ends by itself: nothing is in it any more.
+fn left_to_systemd(unit: &str, done: Result<()>) {
+    if let Err(error) = done {
         tracing::warn!(unit, error = error.chain(), "left a unit to systemd");
     }
 }

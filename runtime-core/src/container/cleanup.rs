@@ -24,16 +24,18 @@ pub fn cleanup(bundle: &Path) -> Result<Vec<Warning>> {
         })
     });
     let hierarchy = Hierarchy::find()?;
-    match Cgroup::open(&hierarchy, &record.cgroup) {
+    let settle: fn(&str) = match Cgroup::open(&hierarchy, &record.cgroup) {
         Ok(cgroup) => {
             cgroup.kill()?;
             cgroup.remove()?;
+            cgroup::end_unit
         }
-        Err(Error::NotFound(_)) => {}
+        // A unit of that name which runs elsewhere is not the container's.
+        Err(Error::NotFound(_)) => cgroup::forget_unit,
         Err(error) => return Err(error),
-    }
+    };
     if let Some(unit) = &record.unit {
-        cgroup::forget(unit);
+        settle(unit);
     }
     drop(watchdog);
     // What held its threads is dead.

@@ -59,7 +59,7 @@ pub(crate) const HOST_VIEW: &str = "host-view";
 
 /// What a person is told who calls one.
 const BY_HAND: &str = "containerd-shim-sysbox-v2: this is no command, but a step that the shim runs by itself for a container, with a \
-    socket as standard input; --help lists the commands";
+    socket or a pipe as standard input; --help lists the commands";
 
 /// A stage: its socket, the proof that it has one thread, and the downgrades so far.
 type Stage = fn(&Channel, SingleThreaded, Vec<Warning>) -> Result<(), StageFailure>;
@@ -73,8 +73,8 @@ pub fn run_if_stage() {
         Some(arg) if arg == EXEC => exec::run,
         Some(arg) if arg == HOST_VIEW => host_view::run,
         Some(arg) if arg == StandIn::NAME => {
-            StandIn::run();
-            sys::clone::exit(0)
+            let status = if StandIn::run() { 0 } else { by_hand() };
+            sys::clone::exit(status)
         }
         _ => return,
     };
@@ -93,11 +93,13 @@ pub fn run_if_stage() {
                 }
             }
         }
-        _ => {
-            // By a person: the shim's stages have no standard error.
-            let _ = writeln!(std::io::stderr(), "{BY_HAND}");
-            125
-        }
+        _ => by_hand(),
     };
     sys::clone::exit(status)
+}
+
+/// Tells a person: the shim's stages have no standard error. Returns the exit status.
+fn by_hand() -> i32 {
+    let _ = writeln!(std::io::stderr(), "{BY_HAND}");
+    125
 }

@@ -27,7 +27,7 @@ pub fn systemd_booted() -> bool {
 }
 
 /// Starts the transient scope `unit`; returns when what `properties` name as PIDs is in it. A unit of that name which has
-/// failed or is empty is replaced. `inside` tells whether the processes have arrived: where the connection is lost, the
+/// failed is replaced; one that runs is somebody's. `inside` tells whether the processes have arrived: where the connection is lost, the
 /// answer may be, too.
 ///
 /// # Errors
@@ -58,7 +58,7 @@ pub(crate) fn start_scope(
                         // That is ours, its job queued before the connection was lost.
                         return Err(Failure::Gone(std::io::Error::other(text)));
                     }
-                    end(bus, unit)?;
+                    reset(bus, unit)?;
                     cleared = true;
                 }
                 Err(failure) => {
@@ -97,6 +97,14 @@ pub(crate) fn stop(unit: &str) -> Result<()> {
     attempts("have systemd stop", unit, |bus| end(bus, unit))
 }
 
+/// Has systemd forget a unit that has failed. One that runs stays, and none of that name is success.
+///
+/// # Errors
+/// As [`start_scope`].
+pub(crate) fn forget(unit: &str) -> Result<()> {
+    attempts("have systemd forget", unit, |bus| reset(bus, unit))
+}
+
 fn end(bus: &mut Bus, unit: &str) -> std::result::Result<(), Failure> {
     let mut body = Writer::default();
     body.text(unit);
@@ -110,10 +118,15 @@ fn end(bus: &mut Bus, unit: &str) -> std::result::Result<(), Failure> {
         Err(Failure::Refused(name, _)) if name == NO_SUCH_UNIT => return Ok(()),
         Err(failure) => return Err(failure),
     }
+    reset(bus, unit)
+}
+
+/// Has systemd forget `unit` if it has failed.
+fn reset(bus: &mut Bus, unit: &str) -> std::result::Result<(), Failure> {
     let mut body = Writer::default();
     body.text(unit);
     match bus.call("ResetFailedUnit", "s", body) {
-        // Mostly: it is gone.
+        // Mostly: it is gone, or runs.
         Ok(_) | Err(Failure::Refused(..)) => Ok(()),
         Err(failure) => Err(failure),
     }

@@ -13,7 +13,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Gid, Uid, flock};
+use rustix::fs::{FileType, FlockOperation, Gid, Uid, flock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -175,10 +175,16 @@ impl StandIn {
         })
     }
 
-    /// What it does.
-    pub(crate) fn run() {
-        // Nothing comes but the end.
-        let _ = std::io::stdin().read(&mut [0]);
+    /// What it does. False: its standard input is no pipe, so a person has called it.
+    pub(crate) fn run() -> bool {
+        let input = std::io::stdin();
+        let piped = rustix::fs::fstat(&input)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+        if piped {
+            // Nothing comes but the end.
+            let _ = input.lock().read(&mut [0]);
+        }
+        piped
     }
 
     fn is_in(&self, relative: &str) -> bool {

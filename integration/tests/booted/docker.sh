@@ -26,12 +26,13 @@ t "$R: a shim that is killed leaves no unit" bash -ec 'trap tidy EXIT; run --nam
 t "$R: one of the name that has failed is no obstacle" bash -ec 'trap tidy EXIT; c=$(docker create --runtime $R --network none --name c1 $B sleep 1000)
     systemd-run --quiet --scope --unit=docker-$c --property=RuntimeMaxSec=1 sleep 100 & i=0
     soon eval "[ \$(systemctl show -P ActiveState docker-$c.scope) = failed ]"; docker start c1; same $(value docker-$c.scope SubState) running; docker rm -f c1; gone docker-$c.scope'
-t "$R: one that runs is let alone" bash -ec 'trap tidy EXIT; c=$(docker create --runtime $R --network none --cgroup-parent ci.slice --name c1 $B sleep 1000)
+done
+R=sysbox
+# runc refuses it as well, but stops it when it cleans up.
+t "a unit of the name that runs is let alone" bash -ec 'trap tidy EXIT; c=$(docker create --runtime $R --network none --cgroup-parent ci.slice --name c1 $B sleep 1000)
     systemd-run --quiet --scope --unit=docker-$c sleep 100 & soon eval "[ \$(value docker-$c.scope SubState) = running ]"
     no docker start c1; same $(value docker-$c.scope SubState) running; docker rm -f c1; same $(value docker-$c.scope SubState) running
     systemctl stop docker-$c.scope; gone docker-$c.scope'
-done
-R=sysbox
 t "starts while systemd executes itself anew" bash -ec 'trap tidy EXIT; for i in 1 2 3 4 5; do run --name r$i $B sleep 1000 & systemctl daemon-reexec; wait $!; done
     for i in 1 2 3 4 5; do same $(value $(unit r$i) SubState) running; u="$u $(unit r$i)"; done; docker rm -f r1 r2 r3 r4 r5; for one in $u; do gone $one; done'
 t "root inside makes cgroups, the limits stay out of reach" bash -ec 'trap tidy EXIT; run --name c1 $B sleep 1000

@@ -284,7 +284,7 @@ struct Stage {
 
 impl Stage {
     fn start(
-        (channel, children): (Channel, Children),
+        (channel, mut children): (Channel, Children),
         asked: &Asked,
         place: &Place,
         layer: &Layer,
@@ -320,7 +320,8 @@ impl Stage {
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
-            channel.send_request(&request, &fds.fds)?;
+            let outcome = channel.send_request(&request, &fds.fds);
+            parent::sent(&channel, &mut children, outcome)?;
             Ok(Stage { channel, children })
         })
     }
@@ -370,14 +371,15 @@ impl Stage {
     }
 
     /// Runs the hooks of the host's side; the stage waits for them.
-    fn hooks(&self, asked: &Asked, state: &HookState) -> Result<()> {
+    fn hooks(&mut self, asked: &Asked, state: &HookState) -> Result<()> {
         let (hooks, bundle) = (&asked.plan.hooks, &asked.bundle);
         hooks::run("prestart", &hooks.prestart, state, bundle)?;
         hooks::run("createRuntime", &hooks.create_runtime, state, bundle)?;
         if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
             Ok(())
         } else {
-            self.channel.send(&Message::Go)
+            let outcome = self.channel.send(&Message::Go);
+            parent::sent(&self.channel, &mut self.children, outcome)
         }
     }
 

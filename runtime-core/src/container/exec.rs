@@ -68,7 +68,8 @@ impl Starting {
                     })?;
                     self.warnings.extend(limited);
                     self.pid = Some(pid);
-                    self.channel.send(&Message::Start)?;
+                    let outcome = self.channel.send(&Message::Start);
+                    parent::sent(&self.channel, &mut self.children, outcome)?;
                 }
                 // The process and its stage both tell of it.
                 (Some(Message::Spawned { .. }), Some(_)) => {}
@@ -166,8 +167,9 @@ impl Container {
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
-            let (channel, children) = parent::spawn(stage::EXEC)?;
-            channel.send_request(&request, &fds.fds)?;
+            let (channel, mut children) = parent::spawn(stage::EXEC)?;
+            let outcome = channel.send_request(&request, &fds.fds);
+            parent::sent(&channel, &mut children, outcome)?;
             Ok((channel, children))
         })?;
         drop(stdio);

@@ -41,7 +41,7 @@ use crate::stage::Step;
 use crate::stage::Steps;
 use crate::stage::fault;
 use crate::stage::hooks::{self, HookState, Status};
-use crate::stage::parent::Children;
+use crate::stage::parent::{self, Children};
 use crate::stage::proto::{Channel, Message, unexpected};
 
 /// A created container.
@@ -148,13 +148,14 @@ impl Container {
     /// Runs the user's program in init. Returns when exec has succeeded or failed; poststart hooks
     /// have run then, and what one of them failed of comes as a warning.
     pub fn start(&self) -> Result<Vec<Warning>> {
-        let Some(gate) = lock(&self.gate).take() else {
+        let Some(mut gate) = lock(&self.gate).take() else {
             return Err(Error::WrongState {
                 verb: "start",
                 state: "the container has been started".into(),
             });
         };
-        gate.channel.send(&Message::Start)?;
+        let outcome = gate.channel.send(&Message::Start);
+        parent::sent(&gate.channel, &mut gate.makers, outcome)?;
         match gate.channel.recv::<Message>()? {
             None => {}
             Some((Message::Failed(failure), _)) => return Err(Error::Stage(failure)),

@@ -191,6 +191,15 @@ pub(crate) fn try_next(
     }
 }
 
+/// The outcome of sending to a stage. One that has hung up has said why before: that is the error then.
+pub(crate) fn sent(channel: &Channel, children: &mut Children, outcome: Result<()>) -> Result<()> {
+    let Err(error) = outcome else {
+        return Ok(());
+    };
+    while let Poll::Ready(Some(_)) = try_next(channel, children)? {}
+    Err(error)
+}
+
 /// What a child says of itself is like what the stage says of it.
 fn heard(received: Received<Message>, children: &mut Children) -> Result<(Message, Vec<OwnedFd>)> {
     match children.hear(received.message, received.sender)? {
@@ -213,5 +222,55 @@ impl<'a> Fds<'a> {
             self.kinds.push(kind);
             self.fds.push(fd.as_fd());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::StageFailure;
+
+    fn failed(channel: &Channel) {
+        let failure = StageFailure {
+            step: "join".into(),
+            chain: "the reason".into(),
+            errno: None,
+        };
+        channel.send(&Message::Failed(failure)).unwrap();
+    }
+
+    fn nobody(channel: &Channel) -> Children {
+        Children {
+            pidfds: Vec::new(),
+            channel: channel.try_clone().unwrap(),
+            unheard: None,
+        }
+    }
+
+    #[test]
+    fn who_hangs_up_is_heard_out() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        failed(&theirs);
+        drop(theirs);
+        let outcome = sent(&ours, &mut nobody(&ours), ours.send(&Message::Start));
+        assert!(outcome.unwrap_err().chain().contains("the reason"));
+    }
+
+    #[test]
+    fn who_hangs_up_without_listening_is_heard_out() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        failed(&theirs);
+        ours.send(&Message::Start).unwrap();
+        drop(theirs);
+        let heard = news(&ours, &mut nobody(&ours), PATIENCE);
+        assert!(heard.unwrap_err().chain().contains("the reason"));
+    }
+
+    #[test]
+    fn who_says_nothing_is_not_heard() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        drop(theirs);
+        let outcome = sent(&ours, &mut nobody(&ours), ours.send(&Message::Start));
+        assert_eq!(outcome.unwrap_err().errno(), Some(libc::EPIPE));
     }
 }

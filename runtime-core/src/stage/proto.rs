@@ -336,10 +336,9 @@ impl Channel {
             let mut slices = [IoSliceMut::new(&mut buffer)];
             let flags = flags | RecvFlags::CMSG_CLOEXEC;
             match recvmsg(&self.0, &mut slices, &mut control, flags) {
-                Err(rustix::io::Errno::INTR) => {}
+                // The latter, once: the peer died with our message unread. What it said before comes next.
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
                 Err(rustix::io::Errno::AGAIN) => return Ok(Poll::Pending),
-                // The peer died with our message unread.
-                Err(rustix::io::Errno::CONNRESET) => return Ok(Poll::Ready(None)),
                 received => break received.os("recvmsg from", "stage socket")?,
             }
         };

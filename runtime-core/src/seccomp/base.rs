@@ -41,15 +41,7 @@ pub(super) fn program_of(abis: &[Abi], allowed: &[Barred]) -> SeccompProgram {
         program.when(op::EQUAL, *token, |then| of_abi(then, columns, &rules));
     }
     program.push(op::RETURN, fails(libc::ENOSYS));
-    SeccompProgram {
-        filter: program
-            .finish()
-            .iter()
-            .flat_map(|instruction| instruction.to_bytes())
-            .collect(),
-        // As runc: a filter is no reason to switch off speculation.
-        flags: libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
-    }
+    program.into()
 }
 
 /// What an ABI's calls are answered: every number once, its conditions in order. All that a program calls often and that

@@ -36,15 +36,7 @@ pub(crate) fn listed(numbers: &[i64]) -> SeccompProgram {
         then.push(op::RETURN, refused);
     });
     program.push(op::RETURN, refused);
-    SeccompProgram {
-        filter: program
-            .finish()
-            .iter()
-            .flat_map(|instruction| instruction.to_bytes())
-            .collect(),
-        // As runc: a filter is no reason to switch off speculation.
-        flags: libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
-    }
+    program.into()
 }
 
 /// Numbers of system calls have 32 bits in a filter.

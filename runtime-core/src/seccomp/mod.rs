@@ -21,7 +21,7 @@ use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OsContext, Result, Warning};
-use assembler::Instruction;
+use assembler::{Assembler, Instruction};
 use cache::Entry;
 use profile::{Profile, Rule};
 
@@ -32,6 +32,20 @@ pub(crate) struct SeccompProgram {
     pub filter: Vec<u8>,
     /// SECCOMP_FILTER_FLAG_* for seccomp(2).
     pub flags: u32,
+}
+
+impl From<Assembler> for SeccompProgram {
+    fn from(program: Assembler) -> SeccompProgram {
+        SeccompProgram {
+            filter: program
+                .finish()
+                .iter()
+                .flat_map(|instruction| instruction.to_bytes())
+                .collect(),
+            // As runc: a filter is no reason to switch off speculation.
+            flags: libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
+        }
+    }
 }
 
 /// Most instructions that the kernel takes (BPF_MAXINSNS, linux/bpf_common.h).

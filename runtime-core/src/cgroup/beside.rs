@@ -3,7 +3,6 @@
 //! all the same: the controllers of the slice, and so its bounds, stay as long as a delegated scope is there.
 
 use std::os::fd::AsFd;
-use std::sync::Mutex;
 
 use rustix::io::Errno;
 
@@ -35,18 +34,8 @@ impl Cgroup {
             Some(dir) => Some(dir),
             None => make(parent.as_fd(), &components, &path)?,
         };
-        let cgroup = Cgroup {
-            root: hierarchy.root().to_owned(),
-            relative: components.join("/"),
-            dir: made.ok_or_else(raced)?,
-            path,
-            unit: None,
-            owner: None,
-            refused,
-            devices: Mutex::new(None),
-            _pinned: Vec::new(),
-            remove_on_drop: true,
-        };
+        let mut cgroup = Cgroup::at(hierarchy, &components, made.ok_or_else(raced)?);
+        cgroup.remove_on_drop = true;
         for (name, value) in [("memory.max", MEMORY), ("pids.max", THREADS)] {
             match file::write(cgroup.dir.as_fd(), name, &value.to_string()) {
                 // This host, or an ancestor, does not have the controller.

@@ -119,18 +119,7 @@ impl Cgroup {
             let Some(dir) = make(parent.as_fd(), &components, &path)? else {
                 continue;
             };
-            let cgroup = Cgroup {
-                root: hierarchy.root().to_owned(),
-                relative: components.join("/"),
-                _pinned: pin(dir.as_fd()).os("open files of", path.display())?,
-                path,
-                dir,
-                unit: None,
-                owner: Some((Uid::from_raw(owner.0), Gid::from_raw(owner.1))),
-                refused,
-                devices: Mutex::new(None),
-                remove_on_drop: true,
-            };
+            let cgroup = Cgroup::at(hierarchy, &components, dir).delegated(owner, refused)?;
             cgroup.set_program(programs.of(devices, &cgroup)?)?;
             cgroup.set_up(config)?;
             return Ok(cgroup);
@@ -151,10 +140,15 @@ impl Cgroup {
         let dir = hierarchy
             .open(&components)?
             .ok_or_else(|| Error::NotFound(format!("cgroup {}", path.display())))?;
-        Ok(Cgroup {
+        Ok(Cgroup::at(hierarchy, &components, dir))
+    }
+
+    /// That of `components`, whose directory is `dir`. Dropping it leaves it alone.
+    fn at(hierarchy: &Hierarchy, components: &[&str], dir: OwnedFd) -> Cgroup {
+        Cgroup {
             root: hierarchy.root().to_owned(),
             relative: components.join("/"),
-            path,
+            path: hierarchy.path(components),
             dir,
             unit: None,
             owner: None,
@@ -162,7 +156,16 @@ impl Cgroup {
             devices: Mutex::new(None),
             _pinned: Vec::new(),
             remove_on_drop: false,
-        })
+        }
+    }
+
+    /// One that has just been made for `owner`, where ancestors have refused so much. Dropping it removes it.
+    fn delegated(mut self, (uid, gid): (u32, u32), refused: Vec<Refusal>) -> Result<Cgroup> {
+        self.remove_on_drop = true;
+        self.owner = Some((Uid::from_raw(uid), Gid::from_raw(gid)));
+        self.refused = refused;
+        self._pinned = pin(self.dir.as_fd()).os("open files of", self.path.display())?;
+        Ok(self)
     }
 
     /// Makes the leaf, caps what the container may make, and delegates. The leaf comes first: a cap of 0 is for the

@@ -10,16 +10,15 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, FlockOperation, Gid, Uid, flock};
+use rustix::fs::{FileType, FlockOperation, flock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 use super::member::is_member;
-use super::{Cgroup, Hierarchy, LEAF, Programs, file, hierarchy, pin};
+use super::{Cgroup, Hierarchy, LEAF, Programs, file, hierarchy};
 use crate::config::CgroupConfig;
 use crate::error::{Error, OsContext, Result, Warning};
 use crate::kernel::reap::{reap_before, send_signal};
@@ -70,18 +69,9 @@ impl Cgroup {
             .open_enabled(&components, &mut refused)?
             .ok_or_else(|| Error::NotFound(format!("cgroup {}", path.display())))?;
         flock(&dir, FlockOperation::NonBlockingLockExclusive).os("flock", path.display())?;
-        let cgroup = Cgroup {
-            root: hierarchy.root().to_owned(),
-            relative: components.join("/"),
-            _pinned: pin(dir.as_fd()).os("open files of", path.display())?,
-            path,
-            dir,
-            unit: Some(scope.unit.clone()),
-            owner: Some((Uid::from_raw(owner.0), Gid::from_raw(owner.1))),
-            refused,
-            devices: Mutex::new(None),
-            remove_on_drop: true,
-        };
+        let mut cgroup = Cgroup::at(hierarchy, &components, dir);
+        cgroup.unit = Some(scope.unit.clone());
+        let cgroup = cgroup.delegated(owner, refused)?;
         cgroup.set_program(programs.of(&limits.devices, &cgroup)?)?;
         cgroup.set_up(config)?;
         // Out of the directory itself: it could not enable a controller for those below.

@@ -320,8 +320,7 @@ impl Stage {
                 fail_at: steps.fail_at(),
                 fds: fds.kinds,
             };
-            let outcome = channel.send_request(&request, &fds.fds);
-            parent::sent(&channel, &mut children, outcome)?;
+            children.request(&request, &fds.fds)?;
             Ok(Stage { channel, children })
         })
     }
@@ -378,8 +377,7 @@ impl Stage {
         if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
             Ok(())
         } else {
-            let outcome = self.channel.send(&Message::Go);
-            parent::sent(&self.channel, &mut self.children, outcome)
+            self.children.tell(&Message::Go)
         }
     }
 

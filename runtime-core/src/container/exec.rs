@@ -68,8 +68,7 @@ impl Starting {
                     })?;
                     self.warnings.extend(limited);
                     self.pid = Some(pid);
-                    let outcome = self.channel.send(&Message::Start);
-                    parent::sent(&self.channel, &mut self.children, outcome)?;
+                    self.children.tell(&Message::Start)?;
                 }
                 // The process and its stage both tell of it.
                 (Some(Message::Spawned { .. }), Some(_)) => {}
@@ -168,8 +167,7 @@ impl Container {
                 fds: fds.kinds,
             };
             let (channel, mut children) = parent::spawn(stage::EXEC)?;
-            let outcome = channel.send_request(&request, &fds.fds);
-            parent::sent(&channel, &mut children, outcome)?;
+            children.request(&request, &fds.fds)?;
             Ok((channel, children))
         })?;
         drop(stdio);

@@ -35,8 +35,7 @@ pub(super) fn starter(root: OwnedFd, userns: OwnedFd, cgroup: &str) -> Start {
             fds: fds.kinds,
         };
         let (channel, mut children) = parent::spawn(stage::HOST_VIEW)?;
-        let outcome = channel.send_request(&request, &fds.fds);
-        parent::sent(&channel, &mut children, outcome)?;
+        children.request(&request, &fds.fds)?;
         match parent::news(&channel, &mut children, PATIENCE)? {
             (Message::Ready { .. }, _) => {}
             (other, _) => return Err(unexpected(&format!("{other:?} from the host's view"))),

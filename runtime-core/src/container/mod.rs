@@ -41,7 +41,7 @@ use crate::stage::Step;
 use crate::stage::Steps;
 use crate::stage::fault;
 use crate::stage::hooks::{self, HookState, Status};
-use crate::stage::parent::{self, Children};
+use crate::stage::parent::Children;
 use crate::stage::proto::{Channel, Message, unexpected};
 
 /// A created container.
@@ -154,8 +154,7 @@ impl Container {
                 state: "the container has been started".into(),
             });
         };
-        let outcome = gate.channel.send(&Message::Start);
-        parent::sent(&gate.channel, &mut gate.makers, outcome)?;
+        gate.makers.tell(&Message::Start)?;
         match gate.channel.recv::<Message>()? {
             None => {}
             Some((Message::Failed(failure), _)) => return Err(Error::Stage(failure)),

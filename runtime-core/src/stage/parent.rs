@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::Serialize;
 
 use crate::error::{Error, OsContext, Result};
 use crate::kernel::reap::{readable_before, reap_before};
@@ -50,6 +51,38 @@ impl Children {
             self.adopt(pid)?;
         }
         Ok(message)
+    }
+
+    /// Sends a stage what it waits for first.
+    ///
+    /// # Errors
+    /// As [`Children::tell`].
+    pub(crate) fn request<T: Serialize>(
+        &mut self,
+        request: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let sent = self.channel.send_request(request, fds);
+        self.heard_out(sent)
+    }
+
+    /// Sends a message to a stage.
+    ///
+    /// # Errors
+    /// Where it has hung up: why, if it has said so.
+    pub(crate) fn tell(&mut self, message: &Message) -> Result<()> {
+        let sent = self.channel.send(message);
+        self.heard_out(sent)
+    }
+
+    fn heard_out(&mut self, sent: Result<()>) -> Result<()> {
+        let Err(error) = sent else {
+            return Ok(());
+        };
+        while let Poll::Ready(Some(received)) = self.channel.try_recv_from()? {
+            heard(received, self)?;
+        }
+        Err(error)
     }
 
     /// Hands child `kept` over; the others stay.
@@ -130,7 +163,7 @@ impl Drop for Children {
     }
 }
 
-/// Starts stage `name`, which waits for its request ([`Channel::send_request`]).
+/// Starts stage `name`, which waits for its request ([`Children::request`]).
 pub(crate) fn spawn(name: &str) -> Result<(Channel, Children)> {
     let (ours, theirs) = Channel::pair()?;
     let ours = ours.with_senders()?;
@@ -191,15 +224,6 @@ pub(crate) fn try_next(
     }
 }
 
-/// The outcome of sending to a stage. One that has hung up has said why before: that is the error then.
-pub(crate) fn sent(channel: &Channel, children: &mut Children, outcome: Result<()>) -> Result<()> {
-    let Err(error) = outcome else {
-        return Ok(());
-    };
-    while let Poll::Ready(Some(_)) = try_next(channel, children)? {}
-    Err(error)
-}
-
 /// What a child says of itself is like what the stage says of it.
 fn heard(received: Received<Message>, children: &mut Children) -> Result<(Message, Vec<OwnedFd>)> {
     match children.hear(received.message, received.sender)? {
@@ -252,7 +276,7 @@ mod tests {
         let (ours, theirs) = Channel::pair().unwrap();
         failed(&theirs);
         drop(theirs);
-        let outcome = sent(&ours, &mut nobody(&ours), ours.send(&Message::Start));
+        let outcome = nobody(&ours).tell(&Message::Start);
         assert!(outcome.unwrap_err().chain().contains("the reason"));
     }
 
@@ -270,7 +294,7 @@ mod tests {
     fn who_says_nothing_is_not_heard() {
         let (ours, theirs) = Channel::pair().unwrap();
         drop(theirs);
-        let outcome = sent(&ours, &mut nobody(&ours), ours.send(&Message::Start));
+        let outcome = nobody(&ours).tell(&Message::Start);
         assert_eq!(outcome.unwrap_err().errno(), Some(libc::EPIPE));
     }
 }
